@@ -1,0 +1,3 @@
+"""The in-guest attestation agent."""
+
+__version__ = "0.1.0"
