@@ -1,0 +1,113 @@
+"""Command line: dispatch, and the one place where an error becomes an exit status.
+
+Commands are modules of agent/commands, imported when named: early boot and `status` pay for nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent import __version__
+from agent.core.errors import TeeAgentError
+
+DEFAULT_CONFIG = Path("/etc/tee-agent/tee-agent.toml")
+
+COMMANDS = {
+    "status": "Show on one screen whether this machine can attest, unlock and sign.",
+    "sign": "Have a file signed by the attested key; prints a bundle.",
+    "verify": "Verify a signature bundle, offline.",
+    "evidence": "Show or verify evidence: SNP reports, TDX quotes.",
+    "disk": "Bind, test, list, unlock and unbind LUKS2 volumes.",
+    "daemon": "Run the agent: signer, fetcher and quoter.",
+}
+"""Name and the module's own HELP, kept here so that --help imports nothing; a test compares them."""
+
+_EXITS = (
+    "exit status: 0 done, 64 usage, 65 bad data, 69 no TEE, 75 try later, 77 denied, 78 configuration; see the manual"
+)
+_USAGE = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0 if arguments else _USAGE
+    if arguments[0] == "--version":
+        sys.stdout.write(f"tee-agent {__version__}\n")
+        return 0
+    if arguments[0] not in COMMANDS:
+        sys.stderr.write(f"tee-agent: no command {arguments[0]!r}: see tee-agent --help\n")
+        return _USAGE
+    return _command(arguments[0], arguments[1:])
+
+
+def report(error: TeeAgentError, *, as_json: bool, program: str = "tee-agent") -> int:
+    """Print an error, for people on stderr or as JSON on stdout. Returns its exit status."""
+    if as_json:
+        document = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        hint = f"  {error.hint}\n" if error.hint else ""
+        sys.stderr.write(f"{program}: {error.message}\n{hint}  [{error.code}]\n")
+    return error.exit_status
+
+
+def common_options() -> argparse.ArgumentParser:
+    """Options that every command has, before or after its sub-command."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("common options")
+    group.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    group.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    group.add_argument("--quiet", action="store_true", help="print nothing on success")
+    return parser
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
+    head = ["usage: tee-agent COMMAND [OPTION...]", ""]
+    return "\n".join([*head, *lines, "", "tee-agent COMMAND --help tells more.", _EXITS, ""])
+
+
+def _command(name: str, arguments: Sequence[str]) -> int:
+    module = importlib.import_module(f"agent.commands.{name}")
+    common = common_options()
+    parser = argparse.ArgumentParser(
+        prog=f"tee-agent {name}",
+        description=module.HELP,
+        parents=[common],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    parser.epilog = "\n".join(part for part in (parser.epilog, _EXITS) if part)
+    try:
+        # Taken out first, so that they may also stand behind a sub-command.
+        args, rest = common.parse_known_args(arguments)
+        flags = vars(args).copy()
+        args = parser.parse_args(rest)
+        vars(args).update(flags)
+    except SystemExit as stop:
+        return _USAGE if stop.code else 0
+    try:
+        status: int = module.run(args)
+        sys.stdout.flush()
+    except TeeAgentError as error:
+        return report(error, as_json=args.json)
+    except BrokenPipeError:
+        # The reader of our output left (head, less): nothing more can be said, and nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
