@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import rfc8785
-
+from agent.core import canonical
 from agent.core.binding import tagged
 from agent.core.errors import FormatError
 
@@ -21,7 +20,7 @@ NONCE_MIN, NONCE_MAX = 16, 64
 """Bytes of a caller's nonce."""
 RANDOM_SIZE = 32
 MAX_TEXT = 256
-"""Characters of context and audience at the most."""
+"""UTF-8 bytes of context and audience at the most."""
 MAX_OBJECT = 4096
 """Bytes of canonical JSON of ``caller`` and of ``claims_unverified`` at the most."""
 
@@ -53,8 +52,10 @@ class Leaf:
             _size("payload digest", self.payload_digest, 64)
         _size("key digest", self.key_sha256, 32)
         _size("statement digest", self.statement_digest, 64)
-        if max(len(self.context), len(self.audience)) > MAX_TEXT:
-            raise FormatError(f"context and audience have {MAX_TEXT} characters at the most", record=PURPOSE)
+        if not all(canonical.is_text(text, MAX_TEXT) for text in (self.context, self.audience)):
+            raise FormatError(
+                f"context and audience: {MAX_TEXT} bytes at the most, no control characters", record=PURPOSE
+            )
 
     def encode(self) -> bytes:
         """The leaf: tag and purpose, then every field with its length, objects as canonical JSON (RFC 8785)."""
@@ -63,31 +64,20 @@ class Leaf:
             self.random,
             self.nonce,
             self.payload_digest,
-            _utf8(self.context),
-            _utf8(self.audience),
+            self.context.encode(),
+            self.audience.encode(),
             self.key_sha256,
             self.statement_digest,
-            canonical(self.caller),
-            canonical(self.claims_unverified),
+            _object(self.caller),
+            _object(self.claims_unverified),
         )
 
 
-def canonical(value: Mapping[str, Any]) -> bytes:
-    """Canonical JSON (RFC 8785) of an object, MAX_OBJECT bytes at the most. Raises FormatError."""
-    try:
-        data = rfc8785.dumps(dict(value))
-    except (rfc8785.CanonicalizationError, RecursionError) as exc:
-        raise FormatError(f"no canonical JSON form: {exc}", record=PURPOSE) from exc
+def _object(value: Mapping[str, Any]) -> bytes:
+    data = canonical.encode(value)
     if len(data) > MAX_OBJECT:
         raise FormatError(f"{len(data)} bytes of JSON, {MAX_OBJECT} are allowed", record=PURPOSE)
     return data
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as exc:
-        raise FormatError("text is not valid Unicode", record=PURPOSE) from exc
 
 
 def _size(name: str, value: bytes, size: int) -> None:

@@ -114,4 +114,4 @@ def test_claims_without_a_canonical_form(claims: dict[str, Any]) -> None:
 
 def test_text_that_is_not_unicode() -> None:
     with pytest.raises(FormatError):
-        leaf(context="\ud800").encode()
+        leaf(context="\ud800")
