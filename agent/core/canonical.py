@@ -1,0 +1,181 @@
+"""Canonical JSON (RFC 8785), and the strict reading of it: one document has one byte form, and only that is taken.
+
+``decode`` re-encodes what it read and compares, so white space, key order, duplicate keys, escapes and number forms
+are all settled by one comparison. Floats are not used in any document of ours and are refused.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from base64 import b64encode
+from datetime import UTC, datetime
+from typing import Any, Never
+
+import rfc8785
+
+from agent.core.errors import FormatError, Oversized
+
+MAX_INTEGER = 2**53 - 1
+"""The largest integer that JSON carries exactly."""
+# C0 and C1 controls, line separators, bidirectional overrides: nothing that could repaint a terminal.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
+
+
+def encode(value: Any) -> bytes:
+    """The canonical bytes of a JSON value. Raises FormatError for what JSON can't carry."""
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, RecursionError) as error:
+        raise FormatError(f"not expressible as canonical JSON: {error}", code="format.json") from error
+
+
+def decode(data: bytes, what: str, limit: int) -> dict[str, Any]:
+    """The object of which ``data`` is the canonical form; at most ``limit`` bytes. Raises FormatError, Oversized."""
+    document = parse(data, what, limit)
+    if encode(document) != data:
+        raise FormatError(
+            f"{what} is not in canonical form (RFC 8785)",
+            record=what,
+            hint="take it byte for byte as it was issued: do not reformat it",
+            code="format.canonical",
+        )
+    return document
+
+
+def parse(data: bytes, what: str, limit: int) -> dict[str, Any]:
+    """The object in ``data``, in any layout; duplicate keys, floats and NaN are refused. Raises as decode."""
+    if len(data) > limit:
+        raise Oversized(f"{what} has more than {limit} bytes", record=what, expected=f"at most {limit} bytes")
+    try:
+        document = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float
+        )
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is not JSON: {error}", record=what, code="format.json") from error
+    if not isinstance(document, dict):
+        raise FormatError(f"{what} is not a JSON object", record=what, code="format.json")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return document
+
+
+def _no_float(text: str) -> Never:
+    raise ValueError(f"{text[:20]}: integers only")
+
+
+class Reader:
+    """Typed access to one JSON object whose keys must be exactly ``keys``. Every method raises FormatError."""
+
+    def __init__(self, document: Any, what: str, keys: frozenset[str]) -> None:
+        if not isinstance(document, dict):
+            raise FormatError(f"{what} is not a JSON object", record=what)
+        if missing := sorted(keys - document.keys()):
+            raise FormatError(f"{what}: {', '.join(missing)} missing", record=what)
+        if unknown := sorted(document.keys() - keys):
+            raise FormatError(f"{what}: unknown field {shown(unknown[0])}", record=what)
+        self._document: dict[str, Any] = document
+        self.what = what
+
+    def _fail(self, key: str, expected: str) -> FormatError:
+        return FormatError(f"{self.what}: {key} is not {expected}", record=self.what, expected=expected)
+
+    def text(self, key: str, limit: int, pattern: re.Pattern[str] | None = None, expected: str = "") -> str:
+        """A string of at most ``limit`` UTF-8 bytes without control characters, fully matching ``pattern``."""
+        value = self._document[key]
+        if not isinstance(value, str) or not is_text(value, limit) or (pattern and not pattern.fullmatch(value)):
+            raise self._fail(key, expected or f"text of at most {limit} bytes without control characters")
+        return value
+
+    def integer(self, key: str, low: int = 0, high: int = MAX_INTEGER) -> int:
+        """An integer in ``low..high``."""
+        value = self._document[key]
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self._fail(key, f"an integer from {low} to {high}")
+        return value
+
+    def hexadecimal(self, key: str, low: int, high: int | None = None) -> bytes:
+        """``low`` to ``high`` bytes (exactly ``low`` without a ``high``) as lower-case hex."""
+        high = low if high is None else high
+        return self._hexadecimal(key, self._document[key], low, high)
+
+    def hexadecimal_list(self, key: str, count: int, size: int) -> tuple[bytes, ...]:
+        """At most ``count`` values of ``size`` bytes each, as lower-case hex."""
+        return tuple(self._hexadecimal(key, item, size, size) for item in self._list(key, count))
+
+    def _hexadecimal(self, key: str, value: Any, low: int, high: int) -> bytes:
+        if isinstance(value, str) and low * 2 <= len(value) <= high * 2 and _HEX.fullmatch(value):
+            return bytes.fromhex(value)
+        span = f"{low} to {high}" if high > low else f"{low}"
+        raise self._fail(key, f"{span} bytes as lower-case hex")
+
+    def _list(self, key: str, count: int) -> list[Any]:
+        value = self._document[key]
+        if not isinstance(value, list) or len(value) > count:
+            raise self._fail(key, f"a list of at most {count}")
+        return value
+
+    def base64(self, key: str, low: int, high: int) -> bytes:
+        """``low`` to ``high`` bytes as canonical base64."""
+        return self._base64(key, self._document[key], low, high)
+
+    def base64_list(self, key: str, count: int, high: int) -> tuple[bytes, ...]:
+        """At most ``count`` values of 1 to ``high`` bytes, each as canonical base64."""
+        return tuple(self._base64(key, item, 1, high) for item in self._list(key, count))
+
+    def _base64(self, key: str, value: Any, low: int, high: int) -> bytes:
+        expected = f"{low} to {high} bytes as canonical base64"
+        if not isinstance(value, str) or len(value) > high * 2 + 8:
+            raise self._fail(key, expected)
+        try:
+            data = binascii.a2b_base64(value.encode("ascii"), strict_mode=True)
+        except ValueError as error:
+            raise self._fail(key, expected) from error
+        # The last character may carry bits that no byte has: one value, one text.
+        if not low <= len(data) <= high or b64(data) != value:
+            raise self._fail(key, expected)
+        return data
+
+    def time(self, key: str) -> datetime:
+        """``YYYY-MM-DDThh:mm:ssZ``."""
+        value = self._document[key]
+        try:
+            if isinstance(value, str) and _TIME.fullmatch(value):
+                return datetime.fromisoformat(value)
+        except ValueError as error:
+            raise self._fail(key, "a date") from error
+        raise self._fail(key, "a time as YYYY-MM-DDThh:mm:ssZ")
+
+    def item(self, key: str) -> Any:
+        """The value as it is, for a reader of its own."""
+        return self._document[key]
+
+
+def is_text(value: str, limit: int) -> bool:
+    """Whether ``value`` has at most ``limit`` UTF-8 bytes and nothing that could repaint a terminal."""
+    return not _UNPRINTABLE.search(value) and len(value.encode()) <= limit
+
+
+def shown(value: str, limit: int = 60) -> str:
+    """Foreign text, quoted and cut for a message."""
+    return ascii(value if len(value) <= limit else value[:limit] + "...")
+
+
+def b64(data: bytes) -> str:
+    """Standard base64 with padding."""
+    return b64encode(data).decode("ascii")
+
+
+def rfc3339(moment: datetime) -> str:
+    """``YYYY-MM-DDThh:mm:ssZ``; ``moment`` is aware. Raises FormatError for a naive one."""
+    if moment.tzinfo is None:
+        raise FormatError("a time without a zone", record="time")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
