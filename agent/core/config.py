@@ -1,0 +1,221 @@
+"""The configuration tree, and what is refused in it. Pure: text in, frozen values out.
+
+Every key, its check and its help stand in one table per section (``SECTIONS``). An unknown key, a wrong type, plain
+http to another machine, or https without pins is a ConfigError that names file and key. Nothing here weakens a
+check, and nothing about trust comes from anywhere else (DESIGN.md, I4).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from agent.core import checks
+from agent.core.checks import At
+from agent.core.errors import ConfigError
+
+PolicyField = Literal["policy-id", "key-id"]
+DEFAULT_FIELD: PolicyField = "policy-id"
+MAX_BYTES = 256 * 1024
+"""Bytes of a configuration file at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Whom to believe at the other end: SHA-256 (32 bytes) of a SubjectPublicKeyInfo.
+
+    ``spki`` is the server's own key: dates and names don't matter. ``ca`` is a certificate authority's: chain,
+    name and time are checked. Text form ``spki:sha256:<64 hex>`` or ``ca:sha256:<64 hex>``.
+    """
+
+    kind: Literal["spki", "ca"]
+    sha256: bytes
+
+    def __str__(self) -> str:
+        return f"{self.kind}:sha256:{self.sha256.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class TasConfig:
+    """The attestation service. ``deadline_seconds`` covers one whole secret, retries included."""
+
+    url: str
+    pins: tuple[Pin, ...]
+    api_key_file: Path
+    ca_file: Path | None = None
+    secret_field: PolicyField = DEFAULT_FIELD
+    deadline_seconds: float = 60.0
+    connect_seconds: float = 10.0
+    request_seconds: float = 20.0
+    answer_bytes: int = 64 * 1024
+    attempts: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceConfig:
+    """Where evidence comes from. ``quote_seconds`` covers one piece of evidence: lock, stalls and retries."""
+
+    tsm_root: Path = Path("/sys/kernel/config/tsm/report")
+    lock_file: Path = Path("/run/tee-agent/quote.lock")
+    quote_seconds: float = 30.0
+    endorsements: Path = Path("/var/lib/tee-agent/endorsements")
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeConfig:
+    """A bound volume: ``device`` is a path or ``UUID=...``; ``policy_ids`` are the current one and the next."""
+
+    name: str
+    device: str
+    policy_ids: tuple[str, ...]
+    fallback: Literal["prompt", "halt"] = "prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """The running agent. Users and groups are names or decimal ids."""
+
+    runtime_dir: Path = Path("/run/tee-agent")
+    allow_groups: tuple[str, ...] = ("tee-agent",)
+    allow_users: tuple[str, ...] = ()
+    signer_user: str = "tee-agent"
+    fetcher_user: str = "tee-agent"
+    audience: str = ""
+    key_lifetime_seconds: int = 86_400
+    challenge_batch_max: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole tree. ``source`` is the file it came from, for messages."""
+
+    source: str
+    tas: TasConfig | None = None
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    volumes: tuple[VolumeConfig, ...] = ()
+    daemon: DaemonConfig = field(default_factory=DaemonConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a section: how its value is checked, and what the manual says."""
+
+    check: Callable[[Any, At], Any]
+    help: str
+    required: bool = False
+
+
+def _pin(value: Any, at: At) -> Pin:
+    kind, sha256 = checks.pin(value, at)
+    return Pin(cast(Literal["spki", "ca"], kind), sha256)
+
+
+TAS = {
+    "url": Key(checks.service_url, "address of the service: https://HOST[:PORT][/PREFIX]", required=True),
+    "pins": Key(checks.several(_pin, least=0, most=8), "keys believed at that address, current and next"),
+    "ca_file": Key(checks.path, "PEM file with the certificate authorities that ca: pins name"),
+    "api_key_file": Key(checks.path, "file with the client API key (an identifier, no secret)", required=True),
+    "secret_field": Key(checks.choice("policy-id", "key-id"), "name of the field that carries the policy id"),
+    "deadline_seconds": Key(checks.seconds(1, 3600), "for one secret, all retries included"),
+    "connect_seconds": Key(checks.seconds(0.1, 600), "for one TCP and TLS handshake"),
+    "request_seconds": Key(checks.seconds(0.1, 600), "for one request and its answer"),
+    "answer_bytes": Key(checks.integer(1024, 1 << 20), "of one answer's body at the most"),
+    "attempts": Key(checks.integer(1, 100), "tries for one secret at the most"),
+}
+EVIDENCE = {
+    "tsm_root": Key(checks.path, "the kernel's report interface (configfs-tsm)"),
+    "lock_file": Key(checks.path, "held while evidence is made, machine-wide"),
+    "quote_seconds": Key(checks.seconds(1, 600), "for one piece of evidence, waiting and retries included"),
+    "endorsements": Key(checks.path, "folder with the vendor's certificates, CRLs and TCB information"),
+}
+VOLUME = {
+    "name": Key(checks.name, "device-mapper name", required=True),
+    "device": Key(checks.device, "absolute path or UUID=...", required=True),
+    "policy_ids": Key(
+        checks.several(checks.policy_id, least=1, most=2), "policy of the secret, current and next", required=True
+    ),
+    "fallback": Key(checks.choice("prompt", "halt"), "what happens when the secret does not come"),
+}
+DAEMON = {
+    "runtime_dir": Key(checks.path, "folder of the sockets"),
+    "allow_groups": Key(checks.several(checks.account, least=0, most=64), "groups that may use the socket"),
+    "allow_users": Key(checks.several(checks.account, least=0, most=64), "users that may use the socket"),
+    "signer_user": Key(checks.account, "user that holds the keys"),
+    "fetcher_user": Key(checks.account, "user that talks to the network"),
+    "audience": Key(checks.text(256), "whom this machine's evidence is for"),
+    "key_lifetime_seconds": Key(checks.integer(60, 86_400), "of a signing key"),
+    "challenge_batch_max": Key(checks.integer(1, 65_536), "challenges that share one piece of evidence"),
+}
+SECTIONS: Mapping[str, Mapping[str, Key]] = {"tas": TAS, "evidence": EVIDENCE, "volume": VOLUME, "daemon": DAEMON}
+
+
+def parse(text: str, source: str) -> Config:
+    """The tree in ``text`` (TOML). ``source`` names it in messages. Raises ConfigError."""
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}", code="config.syntax") from error
+    top = At(source, "")
+    checks.known(document, SECTIONS, top)
+    tas = _section(document, "tas", source)
+    return Config(
+        source=source,
+        tas=None if tas is None else _peer_checked(TasConfig(**{"pins": (), **tas}), source),
+        evidence=EvidenceConfig(**(_section(document, "evidence", source) or {})),
+        volumes=_volumes(document.get("volume", []), source),
+        daemon=DaemonConfig(**(_section(document, "daemon", source) or {})),
+    )
+
+
+def _section(document: Mapping[str, Any], name: str, source: str) -> dict[str, Any] | None:
+    if name not in document:
+        return None
+    return _table(document[name], SECTIONS[name], At(source, name))
+
+
+def _table(value: Any, keys: Mapping[str, Key], at: At) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise at.wrong("a table", value)
+    checks.known(value, keys, at)
+    for name, key in keys.items():
+        if key.required and name not in value:
+            raise at.under(name).refuse("is required", hint=key.help, code="config.missing")
+    return {name: keys[name].check(given, at.under(name)) for name, given in value.items()}
+
+
+def _volumes(value: Any, source: str) -> tuple[VolumeConfig, ...]:
+    if not isinstance(value, list):
+        raise At(source, "volume").wrong("an array of tables ([[volume]])", value)
+    volumes = tuple(
+        VolumeConfig(**_table(table, VOLUME, At(source, f"volume[{index}]"))) for index, table in enumerate(value)
+    )
+    for what in ("name", "device"):
+        seen = [getattr(volume, what) for volume in volumes]
+        for index, given in enumerate(seen):
+            if given in seen[:index]:
+                raise At(source, f"volume[{index}].{what}").refuse(f"{given} is named twice")
+    return volumes
+
+
+def _peer_checked(tas: TasConfig, source: str) -> TasConfig:
+    """What must hold between keys: who is believed, and how."""
+    pins, ca_file = At(source, "tas.pins"), At(source, "tas.ca_file")
+    if tas.url.startswith("http:"):
+        if tas.pins:
+            raise pins.refuse("pins mean nothing over plain http", hint="use https, or leave the pins out")
+        return tas
+    if not tas.pins:
+        raise pins.refuse(
+            "an https service needs at least one pin",
+            hint='pins = ["spki:sha256:<hex>"]: SHA-256 of the server\'s public key (SubjectPublicKeyInfo, DER)',
+            code="config.unsafe",
+        )
+    by_ca = any(pin.kind == "ca" for pin in tas.pins)
+    if by_ca and tas.ca_file is None:
+        raise ca_file.refuse("is required by a ca: pin", code="config.missing")
+    if tas.ca_file is not None and not by_ca:
+        raise ca_file.refuse("is not used: no pin is a ca: pin", hint="remove it, or pin the authority")
+    return tas
