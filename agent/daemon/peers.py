@@ -1,0 +1,174 @@
+"""Who is at the other end of a Unix socket, as the kernel tells it, and whether it may speak (DESIGN.md, I8).
+
+uid, gid and supplementary groups are those of the moment of connect() (SO_PEERCRED, SO_PEERGROUPS). The process is
+held by a pidfd, so a number that the kernel hands out again can't pass for it. The systemd unit is the first unit
+in the cgroup path: what comes behind it may be made by the unit itself. The *connection* is authorised; a peer that
+has exited is refused. What the process runs is not looked at: exec after connect would make that a lie.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from agent.core.errors import Denied
+
+SO_PEERGROUPS = 59
+SO_PEERPIDFD = 77
+"""Linux 6.5 (include/uapi/asm-generic/socket.h); not named by Python 3.11."""
+MAX_GROUPS = 256
+"""Supplementary groups that are read; of a peer with more, none counts."""
+_CGROUP_BYTES = 8192
+_UNIT_TYPES = (".service", ".scope", ".socket", ".mount", ".swap")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The peer's identity. ``unit`` is "" outside systemd's units."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    unit: str
+
+    def document(self) -> dict[str, Any]:
+        """What a challenge's leaf and a status say about it: no pid, which means nothing to anybody else."""
+        return {"uid": self.uid, "gid": self.gid, "groups": list(self.groups), "unit": self.unit}
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Default deny: root, these users, and members of these groups, primary or supplementary."""
+
+    uids: frozenset[int] = frozenset()
+    gids: frozenset[int] = frozenset()
+
+    def permits(self, caller: Caller) -> bool:
+        in_group = caller.gid in self.gids or not self.gids.isdisjoint(caller.groups)
+        return caller.uid == 0 or caller.uid in self.uids or in_group
+
+
+class Peer:
+    """One identified peer. Owns a pidfd: close it, or use it as a context manager."""
+
+    def __init__(self, caller: Caller, pidfd: int) -> None:
+        self.caller = caller
+        self._pidfd = pidfd
+        self._poll = select.poll()
+        self._poll.register(pidfd, select.POLLIN)
+
+    def alive(self) -> bool:
+        """False once the process has exited, reaped or not."""
+        return self._pidfd >= 0 and not self._poll.poll(0)
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def identify(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
+    """The peer of a connected Unix socket. Raises Denied when the kernel can't name it or it has exited."""
+    pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if pid <= 0:
+        raise Denied("the caller is not visible in this pid namespace", code="denied.peer")
+    pidfd = _pidfd(sock, pid, proc)
+    try:
+        groups = _groups(sock)
+        peer = Peer(Caller(pid, uid, gid, groups, _unit(proc / str(pid) / "cgroup")), pidfd)
+    except BaseException:
+        os.close(pidfd)
+        raise
+    # Asked after /proc was read: as long as the process lives, its number belongs to nobody else.
+    if not peer.alive():
+        peer.close()
+        raise _exited()
+    return peer
+
+
+def _exited() -> Denied:
+    return Denied("the caller has exited", hint="keep the connecting process alive", code="denied.peer")
+
+
+def _pidfd(sock: socket.socket, pid: int, proc: Path) -> int:
+    try:
+        pidfd: int = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            return pidfd_by_start_time(pid, proc)
+        raise _exited() from error
+    os.set_inheritable(pidfd, False)
+    return pidfd
+
+
+def pidfd_by_start_time(pid: int, proc: Path, opener: Callable[[int], int] = os.pidfd_open) -> int:
+    """Below Linux 6.5: a pidfd, with the process's start time the same before and after. Raises Denied."""
+    before = _start_time(proc / str(pid) / "stat")
+    try:
+        pidfd = opener(pid)
+    except OSError as error:
+        raise _exited() from error
+    if before is None or _start_time(proc / str(pid) / "stat") != before:
+        os.close(pidfd)
+        raise _exited()
+    return pidfd
+
+
+def _start_time(stat: Path) -> int | None:
+    """Field 22 of proc(5) stat, in clock ticks since boot; the name before it may hold anything, brackets too."""
+    try:
+        with stat.open("rb") as file:
+            return int(file.read(4096).rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)
+    except OSError as error:
+        if error.errno == errno.ERANGE:
+            return ()
+        raise Denied(f"the caller's groups are unknown: {error.strerror}", code="denied.peer") from error
+    return struct.unpack(f"{len(raw) // 4}I", raw)
+
+
+def _unit(cgroup: Path) -> str:
+    try:
+        with cgroup.open("rb") as file:
+            text = file.read(_CGROUP_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return unit_of(text)
+
+
+def unit_of(text: str) -> str:
+    """The first unit in a /proc/PID/cgroup text: slices lead to it and don't count. "" where there is none."""
+    rows = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
+    unified = [path for number, controllers, path in rows if (number, controllers) == ("0", "")]
+    legacy = [path for _, controllers, path in rows if controllers == "name=systemd"]
+    return next((unit for unit in map(_first_unit, unified + legacy) if unit), "")
+
+
+def _first_unit(path: str) -> str:
+    for part in path.strip("/").split("/"):
+        if part.endswith(_UNIT_TYPES):
+            # systemd puts "_" before names that would collide with the kernel's own files.
+            return part.removeprefix("_")
+        if not part.endswith(".slice"):
+            break
+    return ""
