@@ -1,0 +1,161 @@
+"""Scripted faults: what a tired host or busy firmware does, in the order it was asked for.
+
+Grammar: ``NAME[:COUNT[:VALUE]]``; COUNT ``*`` means until cleared. One fault acts on one request for a report; the
+first one in line that is due wins. ``throttle`` keeps its own count beside the line.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.core.errors import UsageError
+from sim.tree import Made, failure
+
+ALWAYS = -1
+"""COUNT for ``*``."""
+
+ERRNOS = {
+    "ebusy": errno.EBUSY,
+    "eintr": errno.EINTR,
+    "einval": errno.EINVAL,
+    "etimedout": errno.ETIMEDOUT,
+    "eio": errno.EIO,
+}
+
+HELP = """\
+faults (--fault NAME[:COUNT[:VALUE]], may be repeated; COUNT * = until cleared):
+  ebusy eintr einval etimedout eio   the next COUNT (1) requests for a report fail with this errno
+  generation-race                    another writer changes the entry right after COUNT (1) outblob reads
+  short-read[:COUNT[:BYTES]]         outblob is cut to BYTES (100) for COUNT (1) reports
+  no-certs                           auxblob is empty (COUNT *)
+  debug                              the guest's policy allows debugging (COUNT *)
+  throttle[:REPORTS[:SECONDS]]       after REPORTS (10) reports, one stall of SECONDS (10), again and again"""
+
+_COUNTS = {**dict.fromkeys(ERRNOS, 1), "generation-race": 1, "short-read": 1, "no-certs": ALWAYS, "debug": ALWAYS}
+_VALUES = {"short-read": 100.0, "throttle": 10.0}
+_THROTTLE_REPORTS = 10
+_FAILURES = frozenset(ERRNOS)
+
+
+@dataclass(slots=True)
+class Fault:
+    """``count`` requests left (ALWAYS: no end), or the reports between stalls; ``value`` is bytes or seconds."""
+
+    name: str
+    count: int
+    value: float = 0.0
+
+    def text(self) -> str:
+        """In the grammar of --fault."""
+        count = "*" if self.count == ALWAYS else str(self.count)
+        return f"{self.name}:{count}" + (f":{self.value:g}" if self.name in _VALUES else "")
+
+
+def parse(spec: str) -> Fault:
+    """One fault from ``NAME[:COUNT[:VALUE]]``. Raises UsageError."""
+    name, *rest = spec.split(":")
+    known = {**_COUNTS, "throttle": _THROTTLE_REPORTS}
+    if name not in known:
+        raise UsageError(f"unknown fault {name!r}", hint=f"known: {', '.join(sorted(known))}")
+    if len(rest) > (2 if name in _VALUES else 1):
+        raise UsageError(f"fault {spec!r}: too many parts")
+    try:
+        count = known[name] if not rest else ALWAYS if rest[0] == "*" else int(rest[0])
+        value = float(rest[1]) if len(rest) == 2 else _VALUES.get(name, 0.0)
+    except ValueError as error:
+        raise UsageError(f"fault {spec!r}: COUNT and VALUE are numbers") from error
+    if (count < 1 and count != ALWAYS) or not 0 <= value <= 1e6 or (name == "throttle" and count == ALWAYS):
+        raise UsageError(f"fault {spec!r}: a number is out of range")
+    return Fault(name, count, value)
+
+
+class Faults:
+    """The line of faults, shared by the tree (generation race) and the hardware (all others)."""
+
+    def __init__(self, faults: tuple[Fault, ...] = (), sleep: Callable[[float], object] | None = None) -> None:
+        self._line = list(faults)
+        self._lock = threading.Lock()
+        self._woken = threading.Event()
+        self._sleep = sleep or self._woken.wait
+        self._since_stall = 0
+
+    def add(self, fault: Fault) -> None:
+        with self._lock:
+            self._line.append(fault)
+
+    def clear(self) -> None:
+        """Forget all faults, and end a stall that is under way."""
+        with self._lock:
+            self._line.clear()
+            self._since_stall = 0
+        self._woken.set()
+
+    def pending(self) -> tuple[str, ...]:
+        with self._lock:
+            return tuple(fault.text() for fault in self._line)
+
+    def take(self, *names: str) -> Fault | None:
+        """The first of these in line, counted down; None where none is due."""
+        with self._lock:
+            for fault in self._line:
+                if fault.name in names:
+                    return self._count_down(fault)
+            return None
+
+    def _count_down(self, fault: Fault) -> Fault:
+        if fault.count != ALWAYS:
+            fault.count -= 1
+            if not fault.count:
+                self._line.remove(fault)
+        return Fault(fault.name, 1, fault.value)
+
+    def throttle(self) -> None:
+        """Stall when the allowance of reports is used up, then start a new one."""
+        with self._lock:
+            due = [fault for fault in self._line if fault.name == "throttle"]
+            self._since_stall += 1
+            stall = bool(due) and self._since_stall > due[0].count
+            if stall:
+                self._since_stall = 1
+                self._woken.clear()
+        if stall:
+            self._sleep(due[0].value)
+
+
+class Hardware(Protocol):
+    """A simulated TEE below the driver: privilege levels and REPORT_DATA in, blobs out."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def privlevel_floor(self) -> int | None: ...
+    @property
+    def has_auxblob(self) -> bool: ...
+
+    def report(self, report_data: bytes, privlevel: int, *, debug: bool) -> Made: ...
+
+
+class FaultyProvider:
+    """The guest driver over ``hardware``: its size rules, and the faults that were asked for."""
+
+    def __init__(self, hardware: Hardware, faults: Faults) -> None:
+        self._hardware, self._faults = hardware, faults
+        self.name, self.has_auxblob = hardware.name, hardware.has_auxblob
+        self.privlevel_floor = hardware.privlevel_floor
+
+    def report(self, inblob: bytes, privlevel: int) -> Made:
+        """Raises EINVAL (not 64 bytes, or below the floor: the firmware refuses), and the scripted errnos."""
+        if len(inblob) != 64 or privlevel < (self.privlevel_floor or 0):
+            raise failure(errno.EINVAL)
+        fault = self._faults.take(*_FAILURES)
+        if fault:
+            raise failure(ERRNOS[fault.name])
+        self._faults.throttle()
+        made = self._hardware.report(inblob, privlevel, debug=self._faults.take("debug") is not None)
+        cut = self._faults.take("short-read")
+        outblob = made.outblob[: int(cut.value)] if cut else made.outblob
+        return Made(outblob, b"" if self._faults.take("no-certs") else made.auxblob)
