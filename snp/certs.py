@@ -3,6 +3,7 @@
 Sources: RFC 5280; AMD 57230, VCEK Certificate and KDS Interface Specification, section 3 (profile and extensions).
 The profile is fixed here, never taken from the certificate: RSASSA-PSS, SHA-384, MGF1 with SHA-384, salt 48 bytes.
 Parsing decides form only; ``signed_by`` answers for one signature; snp.chain puts them together.
+The only module here that uses the cryptography package.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ MAX_SIZE = 16 * 1024
 """Bytes of a certificate; genuine ones have under 2 KiB."""
 MAX_CRL_SIZE = 1024 * 1024
 
+EcKey = ec.EllipticCurvePublicKey
+
 _PSS = bytes.fromhex(
     "06092a864886f70d01010a3034a00f300d06096086480165030402020500a11c301a06092a864886f70d010108300d0609608648"
     "0165030402020500a203020130"
@@ -34,6 +37,7 @@ _ALGORITHMS = (b"\x30\x41" + _PSS, b"\x30\x46" + _PSS.replace(b"\x30\x34", b"\x3
 
 _P384_SPKI = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
 
+_ECDSA = ec.ECDSA(SHA384())
 _COMMON_NAME = bytes.fromhex("550403")
 _KEY_USAGE, _BASIC_CONSTRAINTS = bytes.fromhex("551d0f"), bytes.fromhex("551d13")
 _UNDERSTOOD = frozenset({_KEY_USAGE, _BASIC_CONSTRAINTS})
@@ -177,7 +181,7 @@ def signed_by(child: Signed, issuer: Certificate) -> bool:
     return True
 
 
-def ec_key(leaf: Certificate) -> ec.EllipticCurvePublicKey:
+def ec_key(leaf: Certificate) -> EcKey:
     """The P-384 key of a VCEK or VLEK. Raises FormatError."""
     if len(leaf.spki) != 120 or not leaf.spki.startswith(_P384_SPKI):
         raise FormatError(f"{leaf.common_name}: the key is not an uncompressed P-384 point", record="certificate")
@@ -185,6 +189,15 @@ def ec_key(leaf: Certificate) -> ec.EllipticCurvePublicKey:
         return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), leaf.spki[23:])
     except ValueError:
         raise FormatError(f"{leaf.common_name}: the key is not a point of P-384", record="certificate") from None
+
+
+def report_signed_by(key: EcKey, signature: bytes, data: bytes) -> bool:
+    """Whether ``key`` made this ECDSA signature (DER) with SHA-384 over ``data``."""
+    try:
+        key.verify(signature, data, _ECDSA)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _rsa_key(issuer: Certificate) -> rsa.RSAPublicKey:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from agent.core.errors import (
     ChainInvalid,
     FormatError,
@@ -58,7 +56,7 @@ class Chain:
     ``starts`` and ``ends`` bound the time in which all parts used are valid.
     """
 
-    key: ec.EllipticCurvePublicKey
+    key: certs.EcKey
     product: Product
     anchor: TrustAnchor
     crl: Crl | None
@@ -200,7 +198,7 @@ def _revocation(trail: Trail, at: datetime, bag: Sequence[bytes], issuer: Certif
     return best
 
 
-def _leaf_matches(trail: Trail, report: Report, leaf: Certificate, product: Product) -> ec.EllipticCurvePublicKey:
+def _leaf_matches(trail: Trail, report: Report, leaf: Certificate, product: Product) -> certs.EcKey:
     """Check 8: the leaf's extensions name this chip (or provider), this TCB and this product."""
     number, name = 8, "leaf certificate is the report's"
     problem = _mismatch(report, leaf, product)

@@ -25,21 +25,15 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from datetime import datetime
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-from cryptography.hazmat.primitives.hashes import SHA384
-
 from agent.core.errors import BindingMismatch, SignatureInvalid
 from agent.core.model import Endorsements, ReportData, Tee, TrustAnchor, Verified
-from snp import abi, chain
+from snp import abi, certs, chain
 from snp.abi import Report
 from snp.chain import Chain, Trail
 
 _WARM_CHAINS = 64
 _WARM_BYTES = 64 * 1024
 """A bag above this is verified anew each time: strangers' bags must not fill the memory."""
-
-_ECDSA = ECDSA(SHA384())
 
 
 class _Warm:
@@ -79,8 +73,8 @@ def verify(
     """All checks above on the report ``blob``; ``at`` is an aware time.
 
     What was given but is not needed is ignored; ``not_checked`` names what could not be checked. Raises FormatError
-    (Truncated, Oversized, UnsupportedVersion) where ``blob`` is no report, VerificationError for the rest (ChainInvalid,
-    UntrustedRoot, OutOfValidity, Revoked, SignatureInvalid, BindingMismatch), with the checks made so far.
+    (Truncated, Oversized, UnsupportedVersion) where ``blob`` is no report, VerificationError for the rest
+    (ChainInvalid, UntrustedRoot, OutOfValidity, Revoked, SignatureInvalid, BindingMismatch), with the checks made so far.
     """
     trail = Trail()
     report = _format(trail, blob)
@@ -142,9 +136,7 @@ def _chain(trail: Trail, report: Report, bag: Endorsements, anchors: Sequence[Tr
 def _signature(trail: Trail, report: Report, verified: Chain) -> None:
     """Check 9."""
     number, name = 9, "report signature"
-    try:
-        verified.key.verify(report.signature_der(), report.signed, _ECDSA)
-    except InvalidSignature:
+    if not certs.report_signed_by(verified.key, report.signature_der(), report.signed):
         trail.fail(number, name, SignatureInvalid, "report signature does not verify")
     trail.passed(number, name, f"{report.signing_key}, ECDSA P-384 SHA-384")
 
