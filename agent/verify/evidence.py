@@ -27,6 +27,7 @@ from snp import der
 
 MAX_BYTES = 1 << 20
 """Longest evidence that is read; the parsers have closer bounds of their own."""
+NO_POLICY = "policy: not applied"
 
 _TDX_TEE_TYPE = 0x81
 _HEADER = 8
@@ -128,7 +129,7 @@ def verify_evidence(
     if report_data is None:
         left_out.append("REPORT_DATA: not compared")
     if not policy:
-        left_out.append("policy: not applied")
+        left_out.append(NO_POLICY)
     return replace(verified, checks=tuple(checks), not_checked=tuple(dict.fromkeys(left_out)))
 
 
