@@ -290,12 +290,12 @@ class Handle:
         if not self.attribute.binary:
             self._tree.store_privlevel(self._entry, data)
             return len(data)
+        # Even a refused write makes close commit what was there before it: nothing, as a rule. So does configfs.
+        pending = self._pending = self._pending if self._pending is not None else bytearray()
         if offset + len(data) > INBLOB_MAX:
             raise failure(errno.EFBIG)
-        pending = self._pending if self._pending is not None else bytearray()
         pending.extend(bytes(max(0, offset + len(data) - len(pending))))
         pending[offset : offset + len(data)] = data
-        self._pending = pending
         return len(data)
 
     def close(self) -> None:

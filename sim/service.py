@@ -1,0 +1,125 @@
+"""The life of a simulator process: mount, say ready, wait for a signal or an unmount, leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.errors import PlatformError, TeeAgentError
+from sim import fuse, host
+from sim.control import Server
+from sim.faults import Faults
+from sim.keys import write_atomically
+from sim.tree import Tree
+
+_ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_LEAVE_SECONDS = 5.0
+
+
+@dataclass
+class Service:
+    """One tree on one mount point. ``run`` may be called once."""
+
+    tree: Tree
+    faults: Faults
+    mount: Path
+    control: Path | None = None
+    ready_file: Path | None = None
+    ready_fd: int | None = None
+
+    def run(self, ready: Callable[[], None]) -> int:
+        """Serve until SIGTERM, SIGINT, SIGHUP or umount; 0 then. Raises PlatformError, Conflict."""
+        # Blocked before any thread starts, so that only this thread, in sigwait, ever sees them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        made = host.prepare_mountpoint(self.mount)
+        mount = self.mount.resolve()
+        settled, up = threading.Event(), threading.Event()
+
+        def mounted() -> None:
+            up.set()
+            settled.set()
+
+        server = threading.Thread(target=self._serve, args=(mount, mounted, settled), daemon=True)
+        server.start()
+        settled.wait()
+        try:
+            if not up.is_set():
+                raise PlatformError(
+                    f"{mount}: FUSE could not mount", hint="is libfuse3 installed and /dev/fuse usable?"
+                )
+            self._live(ready)
+        finally:
+            self.faults.clear()
+            host.unmount(mount)
+            server.join(_LEAVE_SECONDS)
+            if made:
+                mount.rmdir()
+        return 0
+
+    def _serve(self, mount: Path, mounted: Callable[[], None], settled: threading.Event) -> None:
+        try:
+            fuse.serve(self.tree, mount, mounted)
+        except RuntimeError as error:
+            sys.stderr.write(f"sim: libfuse ended with status {error}\n")
+        finally:
+            settled.set()
+            # Unmounted by somebody else: wake the main thread as a signal would.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def _live(self, ready: Callable[[], None]) -> None:
+        control = Server(self.control, self.faults) if self.control else None
+        try:
+            self._announce()
+            ready()
+            signal.sigwait(_ENDING)
+        finally:
+            if control:
+                control.close()
+            if self.ready_file:
+                self.ready_file.unlink(missing_ok=True)
+
+    def _announce(self) -> None:
+        if self.ready_file:
+            write_atomically(self.ready_file, b"%d\n" % os.getpid())
+        if self.ready_fd is not None:
+            os.write(self.ready_fd, b"ready\n")
+            os.close(self.ready_fd)
+
+
+def in_background(service: Service) -> int:
+    """Fork, serve in the child, return 0 here once it is ready; otherwise the child's exit status."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(theirs)
+        if os.read(ours, 1):
+            return 0
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(ours)
+    os.setsid()
+    try:
+        status = service.run(lambda: _let_go(theirs))
+    except TeeAgentError as error:
+        status = complain(error)
+    os._exit(status)
+
+
+def complain(error: TeeAgentError) -> int:
+    """Say what was wrong and what to do, on stderr; the exit status."""
+    hint = f"\n  {error.hint}" if error.hint else ""
+    sys.stderr.write(f"sim: {error.message}{hint}\n  [{error.code}]\n")
+    return error.exit_status
+
+
+def _let_go(pipe: int) -> None:
+    """Drop the terminal, then tell the parent."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.write(pipe, b"r")
+    os.close(pipe)
