@@ -1,0 +1,72 @@
+"""`tas check`: what this service believes in and would release, and what is wrong with it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from typing import Any
+
+from agent.verify.evidence import genuine_anchors
+from tas import policies, tls
+from tas import state as states
+from tas.admin import opened, say, table
+
+NOT_HEALTHY = 78
+_AT_REST = "secrets are not encrypted in the database: guard the disk and the backups of this machine"
+
+
+def check(args: Namespace) -> int:
+    """Exit status 78 if some policy can't release its secret, else 0."""
+    with opened(args.state) as (state, store):
+        serving = store.serving()
+        facts: dict[str, Any] = {
+            "state": str(state.folder),
+            "running": state.is_served(),
+            "server": {name: value for name, value in (serving or {}).items() if name != "roots"},
+            "pin": tls.spki_pin(states.read_file(state.tls_cert)),
+            "roots": serving["roots"] if serving else _genuine(),
+            "policies": [asdict(item) for item in policies.summaries(store)],
+            "secrets": len(store.secrets()),
+        }
+    facts["problems"] = [
+        f"policy {item['policy_id']}: {item['problem']}" for item in facts["policies"] if item["problem"]
+    ]
+    facts["warnings"] = _warnings(facts)
+    say(args, facts, _screen(facts))
+    return NOT_HEALTHY if facts["problems"] else 0
+
+
+def _genuine() -> list[dict[str, Any]]:
+    return [
+        {"name": anchor.name, "spki_sha256": anchor.spki_sha256.hex(), "genuine": anchor.genuine}
+        for anchor in genuine_anchors()
+    ]
+
+
+def _warnings(facts: dict[str, Any]) -> list[str]:
+    found = [
+        f"added trust root {root['name']}: evidence under it is accepted, and marked added-root"
+        for root in facts["roots"]
+        if not root["genuine"]
+    ]
+    if not facts["policies"]:
+        found.append("there is no policy: nothing is released")
+    if facts["secrets"]:
+        found.append(_AT_REST)
+    return found
+
+
+def _screen(facts: dict[str, Any]) -> str:
+    server = facts["server"]
+    state = "running" if facts["running"] else "not running"
+    since = f", last start {server['since']} on {server['url']}" if server else ", never started"
+    roots = [
+        {"root": root["name"], "kind": "genuine" if root["genuine"] else "ADDED", "spki sha256": root["spki_sha256"]}
+        for root in facts["roots"]
+    ]
+    shown = [{key: item[key] for key in ("policy_id", "policy_type", "key_id", "stored")} for item in facts["policies"]]
+    lines = [f"state    {facts['state']}", f"server   {state}{since}", f"pin      {facts['pin']}"]
+    lines += [f"secrets  {facts['secrets']}", "", table(roots), "policies:", table(shown)]
+    lines += [f"PROBLEM  {text}" for text in facts["problems"]]
+    lines += [f"warning  {text}" for text in facts["warnings"]]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,210 @@
+"""Nonces, policies and secrets in one SQLite file (WAL), shared by the server and the admin's commands.
+
+A nonce lives for a bounded time and is consumed by one statement: of any number of concurrent requests with the same
+nonce exactly one gets it. Nonces are the server's alone and end with it; policies and secrets are on disk before an
+admin's command returns. Secrets are not encrypted in the file (docs/tas.md says so): its modes protect them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agent.core.errors import ConfigError, Conflict, ServerError, UsageError
+from agent.core.model import Nonce, Secret
+
+NONCE_SECONDS = 120
+MAX_NONCES = 20_000
+"""Live nonces at the most: at the default rate limit one address can hold 400."""
+SECRET_BYTES = range(32, 1025)
+BUSY_SECONDS = 5.0
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE nonces (nonce TEXT PRIMARY KEY, expires REAL NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX nonces_by_expiry ON nonces (expires);
+CREATE TABLE policies (policy_id TEXT PRIMARY KEY, document TEXT NOT NULL, stored TEXT NOT NULL) STRICT;
+CREATE TABLE secrets (key_id TEXT PRIMARY KEY, value BLOB NOT NULL, created TEXT NOT NULL) STRICT;
+CREATE TABLE serving (one INTEGER PRIMARY KEY CHECK (one = 1), facts TEXT NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """``document`` is the policy's JSON text as put, ``stored`` RFC 3339."""
+
+    policy_id: str
+    document: str
+    stored: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecretInfo:
+    """About a secret, never the secret. ``size`` in bytes, ``created`` RFC 3339."""
+
+    key_id: str
+    size: int
+    created: str
+
+
+def valid_id(text: str) -> bool:
+    """Whether ``text`` may name a policy or a secret: ``[A-Za-z0-9_.-]{1,128}`` (TAS-PROTOCOL, section 3)."""
+    return bool(_ID.fullmatch(text))
+
+
+def boot_time() -> float:
+    """Seconds that also pass while the machine sleeps, and that nobody can set back."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Store:
+    """One connection, for any thread. Raises ServerError while the file is busy, ConfigError if it is broken."""
+
+    def __init__(self, path: Path, *, durable: bool = True, clock: Callable[[], float] = boot_time) -> None:
+        """``durable``: writes are on disk before a call returns; the server, which writes only nonces, needs less."""
+        self._lock = threading.Lock()
+        self._clock = clock
+        # Made by us first, so that SQLite's files (which copy its mode) are never open to others.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        with _mapped(path.name):
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._db.execute("PRAGMA secure_delete = ON")
+            self._migrate()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _migrate(self) -> None:
+        with self._transaction():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        if version not in (0, _SCHEMA_VERSION):
+            raise ConfigError(f"the database has schema {version}; this version of tas knows {_SCHEMA_VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        # fetchall also ends the statement: a DELETE ... RETURNING is committed only then.
+        with self._lock, _mapped("the database"):
+            return self._db.execute(statement, values).fetchall()
+
+    # Nonces
+
+    def forget_nonces(self) -> None:
+        """End all nonces: a server starts with none."""
+        self._run("DELETE FROM nonces")
+
+    def new_nonce(self) -> Nonce:
+        """A fresh nonce, alive for NONCE_SECONDS. Raises ServerError when MAX_NONCES are alive."""
+        now = self._clock()
+        nonce = Nonce(secrets.token_hex(32))
+        self._run("DELETE FROM nonces WHERE expires <= ?", now)
+        kept = self._run(
+            "INSERT INTO nonces SELECT ?, ? WHERE (SELECT count(*) FROM nonces) < ? RETURNING 1",
+            nonce.text,
+            now + NONCE_SECONDS,
+            MAX_NONCES,
+        )
+        if not kept:
+            raise ServerError(f"{MAX_NONCES} nonces are alive", retry_after=NONCE_SECONDS / 4, code="server.nonces")
+        return nonce
+
+    def consume_nonce(self, nonce: Nonce) -> bool:
+        """True exactly once for each nonce that is alive."""
+        rows = self._run("DELETE FROM nonces WHERE nonce = ? RETURNING expires", nonce.text)
+        return bool(rows) and rows[0][0] > self._clock()
+
+    # Policies
+
+    def put_policy(self, policy_id: str, document: str, *, replace: bool = False) -> None:
+        """Raises Conflict if the policy exists and ``replace`` is False."""
+        verb = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
+        rows = self._run(f"{verb} INTO policies VALUES (?, ?, ?) RETURNING 1", policy_id, document, _now())
+        if not rows:
+            raise Conflict(f"policy {policy_id!r} exists already", hint="--replace puts this one in its place")
+
+    def policy(self, policy_id: str) -> StoredPolicy | None:
+        rows = self._run("SELECT policy_id, document, stored FROM policies WHERE policy_id = ?", policy_id)
+        return StoredPolicy(*rows[0]) if rows else None
+
+    def policies(self) -> list[StoredPolicy]:
+        rows = self._run("SELECT policy_id, document, stored FROM policies ORDER BY policy_id")
+        return [StoredPolicy(*row) for row in rows]
+
+    def delete_policy(self, policy_id: str) -> bool:
+        """Whether there was one."""
+        return bool(self._run("DELETE FROM policies WHERE policy_id = ? RETURNING 1", policy_id))
+
+    # Secrets
+
+    def create_secret(self, key_id: str, size: int) -> None:
+        """Make ``size`` random bytes; none is ever replaced. Raises UsageError (id, size), Conflict (it exists)."""
+        if not valid_id(key_id):
+            raise UsageError(f"{key_id!r} can't name a secret", hint="use 1 to 128 of A-Z a-z 0-9 _ . -")
+        if size not in SECRET_BYTES:
+            raise UsageError(f"a secret has {SECRET_BYTES.start} to {SECRET_BYTES.stop - 1} bytes, not {size}")
+        value = secrets.token_bytes(size)
+        if not self._run("INSERT OR IGNORE INTO secrets VALUES (?, ?, ?) RETURNING 1", key_id, value, _now()):
+            raise Conflict(f"secret {key_id!r} exists already", hint="take another id: a secret is never overwritten")
+
+    def secret(self, key_id: str) -> Secret | None:
+        rows = self._run("SELECT value FROM secrets WHERE key_id = ?", key_id)
+        return Secret(rows[0][0]) if rows else None
+
+    def secrets(self) -> list[SecretInfo]:
+        rows = self._run("SELECT key_id, length(value), created FROM secrets ORDER BY key_id")
+        return [SecretInfo(*row) for row in rows]
+
+    def delete_secret(self, key_id: str) -> bool:
+        """Whether there was one."""
+        return bool(self._run("DELETE FROM secrets WHERE key_id = ? RETURNING 1", key_id))
+
+    # What the server says about itself, for `tas check`
+
+    def set_serving(self, facts: dict[str, Any]) -> None:
+        self._run("INSERT OR REPLACE INTO serving VALUES (1, ?)", json.dumps(facts))
+
+    def serving(self) -> dict[str, Any] | None:
+        """What the server last started with, None if none ever did."""
+        rows = self._run("SELECT facts FROM serving")
+        facts: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
+        return facts
+
+
+@contextmanager
+def _mapped(what: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        raise ServerError(f"{what}: {exc}", retry_after=1.0, code="server.database") from exc
+    except sqlite3.DatabaseError as exc:
+        raise ConfigError(f"{what}: {exc}", hint="restore tas.sqlite from a backup", code="config.database") from exc
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

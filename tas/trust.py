@@ -1,0 +1,39 @@
+"""What the service believes in: the vendors' roots, roots that an admin added, and endorsements from a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.core.model import Endorsements, TrustAnchor
+from agent.verify.endorsements import load_folder
+from agent.verify.evidence import anchor_from_pem, genuine_anchors
+from tas.state import State, read_file
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where trust comes from, as named on the command line."""
+
+    trust_roots: tuple[Path, ...] = ()
+    endorsements: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """One consistent set, replaced as a whole on reload."""
+
+    anchors: tuple[TrustAnchor, ...]
+    endorsements: Endorsements
+    api_key: bytes
+
+
+def load(state: State, sources: Sources) -> Material:
+    """Read everything anew. Raises ConfigError or FormatError naming the file."""
+    folder = load_folder(sources.endorsements) if sources.endorsements else Endorsements()
+    return Material(anchors(sources.trust_roots), folder, state.read_api_key())
+
+
+def anchors(added: tuple[Path, ...]) -> tuple[TrustAnchor, ...]:
+    """The genuine roots, then the added ones by their file's name. An added root is never genuine."""
+    return genuine_anchors() + tuple(anchor_from_pem(read_file(path), path.name) for path in added)
