@@ -24,7 +24,11 @@ def leaf_is_pinned(der: bytes | None, pins: Iterable[Pin]) -> bool:
     """Is the peer's own key one of the ``spki`` pins? Raises TlsError for a certificate that can't be read."""
     if not der:
         raise TlsError("the service showed no certificate", code="transport.tls.pin")
-    return spki_sha256(_load(der)) in {pin.sha256 for pin in pins if pin.kind == "spki"}
+    try:
+        digest = spki_sha256(x509.load_der_x509_certificate(der))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise TlsError(f"the service's certificate can't be read: {error}", code="transport.tls.pin") from error
+    return digest in {pin.sha256 for pin in pins if pin.kind == "spki"}
 
 
 def pinned_authorities(pem: bytes, pins: Iterable[Pin]) -> list[bytes]:
@@ -41,7 +45,7 @@ def pinned_authorities(pem: bytes, pins: Iterable[Pin]) -> list[bytes]:
 
 def check_times(chain: Sequence[bytes], at: datetime) -> None:
     """Every certificate of a verified chain (DER) is valid at ``at``, else TlsError."""
-    for certificate in map(_load, chain):
+    for certificate in map(x509.load_der_x509_certificate, chain):
         if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
             raise TlsError(
                 f"the certificate of {certificate.subject.rfc4514_string()[:200]!r} is valid from "
@@ -50,10 +54,3 @@ def check_times(chain: Sequence[bytes], at: datetime) -> None:
                 hint="renew the service's certificate, or set this machine's clock",
                 code="transport.tls.validity",
             )
-
-
-def _load(der: bytes) -> x509.Certificate:
-    try:
-        return x509.load_der_x509_certificate(der)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise TlsError(f"the service's certificate can't be read: {error}", code="transport.tls.pin") from error
