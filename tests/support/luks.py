@@ -1,0 +1,94 @@
+"""LUKS2 images for tests: real ones made by cryptsetup, small and cheap to open, and headers changed at will."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.core.config import VolumeConfig
+from agent.core.model import Secret
+from agent.core.ports import Deadline
+from agent.disk import binary
+
+PASSPHRASE = b"correct horse"
+SECRET = bytes(range(32))
+POLICY = "policy-a"
+IMAGE_BYTES = 32 << 20
+CHEAP = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+
+needs_cryptsetup = pytest.mark.skipif(shutil.which("cryptsetup") is None, reason="cryptsetup is not installed")
+
+
+def cryptsetup(*argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run the real program, whatever its exit status."""
+    return subprocess.run(["cryptsetup", "--batch-mode", *argv], input=stdin, capture_output=True, check=False)
+
+
+def make_image(path: Path, *options: str) -> Path:
+    """A formatted image that PASSPHRASE opens."""
+    with path.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    done = cryptsetup("luksFormat", "--type", "luks2", *CHEAP, *options, "--key-file", "-", str(path), stdin=PASSPHRASE)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def opens(path: Path, passphrase: bytes = PASSPHRASE) -> bool:
+    """Whether cryptsetup itself opens the image with ``passphrase``."""
+    done = cryptsetup("open", "--type", "luks2", "--test-passphrase", "--key-file", "-", str(path), stdin=passphrase)
+    return done.returncode == 0
+
+
+def add_passphrase(path: Path, new: bytes, tmp_path: Path, *options: str) -> None:
+    """What an admin does beside us: a further passphrase."""
+    key = tmp_path / "new.key"
+    key.write_bytes(new)
+    done = cryptsetup("luksAddKey", *CHEAP, *options, "--key-file", "-", str(path), str(key), stdin=PASSPHRASE)
+    assert done.returncode == 0, done.stderr
+
+
+def volume(path: Path, name: str = "data", *policies: str) -> VolumeConfig:
+    return VolumeConfig(name, str(path), policies or (POLICY,))
+
+
+def fetching(secret: bytes = SECRET) -> Callable[[str, Deadline], Secret]:
+    """A ``fetch`` that gives ``secret`` for every policy."""
+    return lambda policy_id, deadline: Secret(secret)
+
+
+def asking(passphrase: bytes = PASSPHRASE) -> Callable[[], Secret]:
+    """An ``ask`` that gives ``passphrase``."""
+    return lambda: Secret(passphrase)
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """The image's JSON, by the primary copy."""
+    return copies(path.read_bytes())[1]
+
+
+def copies(data: bytes) -> tuple[binary.Binary, dict[str, Any]]:
+    """Binary part and JSON of the primary copy in ``data``."""
+    fixed, text = binary.parse(data[: binary.size_of(data, "primary")], "primary")
+    document: dict[str, Any] = json.loads(text)
+    return fixed, document
+
+
+def header_bytes(fixed: binary.Binary, document: Mapping[str, Any] | bytes) -> bytes:
+    """Both copies with valid checksums, as a host could write them."""
+    text = document if isinstance(document, bytes) else json.dumps(document, separators=(",", ":")).encode()
+    return binary.build(fixed, text, "primary") + binary.build(fixed, text, "secondary")
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change an image's metadata in place, checksums and all: what a hostile host does."""
+    with path.open("r+b") as file:
+        fixed, document = copies(file.read(binary.SIZES[-1]))
+        change(document)
+        file.seek(0)
+        file.write(header_bytes(fixed, document))
