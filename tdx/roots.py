@@ -1,4 +1,4 @@
-"""Intel's production root, known by its key. No certificate is kept here: it comes with every quote."""
+"""Intel's pins: the production root by its key, and who signs quoting enclaves. No certificate is kept here."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ GENUINE: tuple[TrustAnchor, ...] = (
 
 Intel issued the root certificate twice for this key (ends 2033 and 2049): the key is what both have in common.
 """
+
+QE_MRSIGNER = bytes.fromhex("dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5")
+"""MRSIGNER of Intel's quoting enclaves: no other enclave may vouch for an attestation key, collateral or not."""
+QE_PRODUCT = 2
+"""ISVPRODID of the quoting enclave for TDX."""

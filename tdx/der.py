@@ -1,0 +1,102 @@
+"""Just enough DER to hold an encoding to its letter: tag, definite minimal length, nothing left over (ITU-T X.690).
+
+Used where a general parser is more lenient than we can be: a signed object's frame is not covered by its signature,
+and names are compared before any signature is known to hold. Raises FormatError or a subclass.
+"""
+
+from __future__ import annotations
+
+from agent.core.errors import FormatError, Oversized, Truncated
+
+INTEGER = 0x02
+BIT_STRING = 0x03
+OCTET_STRING = 0x04
+OID = 0x06
+SEQUENCE = 0x30
+VERSION_3 = (0xA0, bytes.fromhex("020102"))
+ECDSA_SHA256 = bytes.fromhex("06082a8648ce3d040302")
+"""AlgorithmIdentifier's content for ECDSA with SHA-256, without parameters (RFC 5758 section 3.2)."""
+_RSA_ARC = bytes.fromhex("2a864886f70d0101")
+_COMMON_NAME = bytes.fromhex("550403")
+
+
+def element(data: bytes, at: int = 0) -> tuple[int, int, int]:
+    """Tag, start and end of the content of the element at ``at``."""
+    if len(data) < at + 2:
+        raise Truncated("DER element is truncated", record="DER", offset=at)
+    tag, size, start = data[at], data[at + 1], at + 2
+    if size >= 0x80:
+        octets = size - 0x80
+        size = int.from_bytes(data[start : start + octets], "big")
+        start += octets
+        if not 1 <= octets <= 3 or size < 0x80 or size < 1 << 8 * (octets - 1):
+            raise FormatError("DER length is not minimal", record="DER", offset=at)
+    if start + size > len(data):
+        raise Truncated(f"DER element has {size} bytes, {len(data) - start} are there", record="DER", offset=at)
+    return tag, start, start + size
+
+
+def children(data: bytes) -> list[tuple[int, bytes]]:
+    """Tags and contents of consecutive elements that fill ``data`` exactly."""
+    found, at = [], 0
+    while at < len(data):
+        tag, start, end = element(data, at)
+        found.append((tag, data[start:end]))
+        at = end
+    return found
+
+
+def only(data: bytes, tag: int) -> bytes:
+    """The content of the one element of ``tag`` that ``data`` is."""
+    got, start, end = element(data)
+    if got != tag:
+        raise FormatError(f"DER tag is 0x{got:02x}, 0x{tag:02x} is required", record="DER", offset=0)
+    if end != len(data):
+        raise Oversized("unexpected data after a DER element", record="DER", offset=end)
+    return data[start:end]
+
+
+def integer(content: bytes) -> int:
+    """A non-negative INTEGER's content."""
+    if not content or content[0] & 0x80 or (len(content) > 1 and content[0] == 0 and not content[1] & 0x80):
+        raise FormatError("DER integer is negative or not minimal", record="DER")
+    return int.from_bytes(content, "big")
+
+
+def signed_parts(data: bytes) -> list[tuple[int, bytes]]:
+    """The elements of the signed part of a certificate or CRL whose frame is the one that we accept.
+
+    That is SEQUENCE { SEQUENCE (signed), ECDSA with SHA-256, BIT STRING without unused bits }, nothing around it.
+    """
+    parts = children(only(data, SEQUENCE))
+    if [tag for tag, _ in parts] != [SEQUENCE, SEQUENCE, BIT_STRING] or parts[1][1] != ECDSA_SHA256:
+        raise FormatError("not signed with ECDSA and SHA-256", record="DER")
+    if parts[2][1][:1] != b"\0":
+        raise FormatError("signature has unused bits", record="DER")
+    return children(parts[0][1])
+
+
+def is_rsa_signed(data: bytes) -> bool:
+    """Whether this is a signed object under an RSA algorithm, inside and outside: another vendor's, not ours to judge.
+
+    One changed bit does not make an object of ours look like one: the algorithm stands there twice.
+    """
+    try:
+        signed, algorithm, _ = children(only(data, SEQUENCE))
+        return algorithm in children(signed[1]) and children(algorithm[1])[0][1].startswith(_RSA_ARC)
+    except (FormatError, ValueError, IndexError):
+        return False
+
+
+def common_name(name: bytes) -> str:
+    """The common name in a Name's content, "?" where there is none or it is not printable."""
+    try:
+        for _, rdn in children(name):
+            for _, attribute in children(rdn):
+                kind, value = children(attribute)
+                if kind[1] == _COMMON_NAME:
+                    text = value[1].decode("utf-8", "replace")
+                    return text if text.isprintable() else "?"
+    except (FormatError, ValueError):
+        pass
+    return "?"
