@@ -1,4 +1,4 @@
-"""The wrapping key, and what it opens. Whoever may do without it imports this module on first use (agent.session)."""
+"""The wrapping key of one request, and what it opens."""
 
 from __future__ import annotations
 

@@ -1,0 +1,121 @@
+"""The attestation service's client: new nonce, new key, new evidence for every try, one deadline for all of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.core.backoff import Backoff
+from agent.core.config import TasConfig
+from agent.core.errors import DeadlineExceeded, ServerError, TeeAgentError, TransportError
+from agent.core.exchange import Attempt, Request, Wrapped, version_answer, version_request
+from agent.core.model import Endorsements, Evidence, Nonce, Secret
+from agent.core.ports import Deadline, Response, Transport
+from agent.deadline import part
+from agent.quoter import Quotes
+
+API_KEY_HEADER = "X-API-KEY"
+PAUSES = Backoff(base=0.5, cap=8.0)
+CHANCE = random.SystemRandom().random
+
+
+class Unwrapper(Protocol):
+    """What agent.unseal.WrappingKey is: the key of one try."""
+
+    @property
+    def public_der(self) -> bytes: ...
+
+    def unseal(self, wrapped: Wrapped) -> Secret: ...
+
+
+class TasClient:
+    """Talks to one service. ``endorsements`` finds vendor certificates that came with a piece of evidence.
+
+    ``new_key`` makes the wrapping key of one try. ``notice`` is told, in words, what a successful answer
+    had to say beside the secret. ``chance`` gives random numbers in [0, 1) for the pauses.
+    """
+
+    def __init__(
+        self,
+        config: TasConfig,
+        transport: Transport,
+        quotes: Quotes,
+        endorsements: Callable[[Evidence], Endorsements],
+        *,
+        api_key: str,
+        new_key: Callable[[], Unwrapper],
+        notice: Callable[[str], None] = lambda _: None,
+        chance: Callable[[], float] = CHANCE,
+    ) -> None:
+        self._config = config
+        self._transport = transport
+        self._quotes = quotes
+        self._endorsements = endorsements
+        self._api_key = api_key
+        self._new_key = new_key
+        self._notice = notice
+        self._chance = chance
+
+    def version(self, deadline: Deadline) -> str:
+        """The service's version, asked once. Raises TransportError and its kin, Denied, ProtocolError, ServerError."""
+        return version_answer(self._send(version_request(), deadline))
+
+    def nonce(self, deadline: Deadline) -> Nonce:
+        """A fresh nonce, asked once: what status uses to see whether key and service are good."""
+        attempt = Attempt("")
+        return attempt.nonce_answer(self._send(attempt.nonce_request(), deadline))
+
+    def fetch_secret(self, policy_id: str, deadline: Deadline) -> Secret:
+        """The secret that ``policy_id`` releases to this machine's evidence.
+
+        Tries again where that may help, each time with a new nonce, key and evidence. Raises Denied, ProtocolError,
+        SecretError, PlatformError, FirmwareError, TlsError (final), or the last retryable error when the tries are
+        used up, or DeadlineExceeded naming it.
+        """
+        tries = 0
+        while True:
+            try:
+                return self._once(policy_id, deadline)
+            except TeeAgentError as error:
+                tries += 1
+                if not error.retry or tries >= self._config.attempts:
+                    raise
+                failure = error
+            self._pause(tries, failure, deadline)
+
+    def _once(self, policy_id: str, deadline: Deadline) -> Secret:
+        attempt = Attempt(policy_id, self._config.secret_field)
+        nonce = attempt.nonce_answer(self._send(attempt.nonce_request(), deadline))
+        key = self._new_key()
+        evidence = self._quotes.tas(nonce, key.public_der, deadline=deadline)
+        request = attempt.secret_request(evidence, key.public_der, self._endorsements(evidence))
+        wrapped = attempt.secret_answer(self._send(request, deadline))
+        secret = key.unseal(wrapped)
+        if wrapped.added_root:
+            self._notice("the service decided under an added root of trust, not under the vendor's")
+        return secret
+
+    def _send(self, request: Request, deadline: Deadline) -> Response:
+        limit = part(deadline, self._config.request_seconds, f"{request.method} {request.path}")
+        try:
+            return self._transport.request(
+                request.method,
+                request.path,
+                headers={**request.headers, API_KEY_HEADER: self._api_key},
+                body=request.body,
+                max_bytes=self._config.answer_bytes,
+                deadline=limit,
+            )
+        except DeadlineExceeded as error:
+            deadline.remaining()  # all time is used up; else only this request's, and another may do better
+            raise TransportError(error.message, code="transport.timeout") from error
+
+    def _pause(self, tries: int, failure: TeeAgentError, deadline: Deadline) -> None:
+        wish = failure.retry_after if isinstance(failure, ServerError) else 0.0
+        try:
+            deadline.sleep(PAUSES.delay(tries - 1, self._chance(), wish))
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(
+                f"{error.message}; {tries} tries, the last: {failure.message}", hint=failure.hint
+            ) from failure
