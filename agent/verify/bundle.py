@@ -30,7 +30,7 @@ from agent.core.errors import (
     VerificationError,
 )
 from agent.core.merkle import verify_proof
-from agent.core.model import Check, TrustAnchor, Verified
+from agent.core.model import Check, Endorsements, TrustAnchor, Verified
 from agent.core.policy import Floor, Policy, renumbered
 from agent.verify.evidence import NO_POLICY, detect, verify_evidence
 from agent.verify.report import checks_json, fresh_json, verified_json
@@ -96,10 +96,12 @@ def verify_bundle(
     context: str | None = None,
     key: bytes | None = None,
     skew: timedelta = SKEW,
+    collateral: Endorsements | None = None,
 ) -> BundleVerdict:
     """Verify one bundle as of ``at``; what is None is not compared, and the verdict says so.
 
-    ``anchors`` None means the vendors' roots only; ``key`` is the SHA-256 of the signer's SubjectPublicKeyInfo.
+    ``anchors`` None means the vendors' roots only; ``key`` is the SHA-256 of the signer's SubjectPublicKeyInfo;
+    ``collateral`` is the verifier's own and goes before the bundle's (a newer CRL, for example).
     Raises UsageError, FormatError, VerificationError (with the checks made so far).
     """
     workload = Workload(policy, measurement, mrtd, dict(rtmrs or {}), any_workload)
@@ -109,7 +111,8 @@ def verify_bundle(
     tee = bundle.attachments.tee
     if detect(bundle.attachments.blob) is not tee:
         raise FormatError(f"the evidence in the bundle is not of {tee}", record="bundle")
-    evidence = _Evidence(at, anchors, workload.required(tee), floor)
+    endorsements = (collateral or Endorsements()).merged(bundle.attachments.endorsements)
+    evidence = _Evidence(at, endorsements, anchors, workload.required(tee), floor)
     made = _Made()
     made.add("form: canonical and complete", True, "", VerificationError)
     _check_signature(made, bundle)  # 2
@@ -135,6 +138,7 @@ class _Asked:
 @dataclass(frozen=True, slots=True)
 class _Evidence:
     at: datetime
+    endorsements: Endorsements
     anchors: Sequence[TrustAnchor] | None
     policy: Policy | None
     floor: Floor | None
@@ -201,7 +205,7 @@ def _check_evidence(made: _Made, bundle: form.Bundle, wanted: _Evidence) -> Veri
     try:
         verified = verify_evidence(
             bundle.attachments.blob,
-            bundle.attachments.endorsements,
+            wanted.endorsements,
             at=wanted.at,
             anchors=wanted.anchors,
             report_data=bundle.report_data(),

@@ -17,13 +17,14 @@ from agent.core.canonical import shown
 from agent.core.errors import FormatError, Oversized, UsageError
 from agent.core.model import Endorsements
 from agent.verify.files import read_file
-from snp import der
+from snp import certtable, der
 
 MAX_FILES = 256
 MAX_FILE = 1 << 20
 """Bytes of one file; the largest genuine CRLs have some tens of KiB."""
 MAX_TOTAL = 8 << 20
 MAX_DEPTH = 8
+MAX_AUXBLOB = certtable.MAX_SIZE
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s(.*?)-----END \1-----", re.DOTALL)
 _KINDS = {b"CERTIFICATE": "certificate", b"X509 CRL": "crl"}
@@ -50,6 +51,11 @@ def load_folder(path: Path) -> Endorsements:
         bodies.get("tcbInfo", b""),
         bodies.get("enclaveIdentity", b""),
     )
+
+
+def from_auxblob(auxblob: bytes) -> Endorsements:
+    """What an SNP host gave with the report (configfs-tsm's auxblob). Raises FormatError."""
+    return certtable.certificates(auxblob)
 
 
 def sort(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:

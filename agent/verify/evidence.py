@@ -7,7 +7,7 @@ counted on from there. Everything fails closed, and the error carries the checks
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -19,9 +19,9 @@ import tdx.abi
 import tdx.roots
 import tdx.verify
 from agent.core.canonical import shown
-from agent.core.errors import FormatError, PolicyViolation, Truncated
+from agent.core.errors import FormatError, PolicyViolation, Truncated, VerificationError
 from agent.core.model import Check, Endorsements, ReportData, Tee, TrustAnchor, Verified
-from agent.core.policy import Floor, Policy, evaluate, evaluate_floor, renumbered
+from agent.core.policy import TCB_ORDER, Floor, Policy, evaluate, evaluate_floor, renumbered
 from agent.verify.endorsements import certificates_in_pem
 from snp import der
 
@@ -45,6 +45,22 @@ class _Verify(Protocol):
     ) -> Verified: ...
 
 
+_SIGNATURES = {
+    Tee.SNP: ("report signature",),
+    Tee.TDX: (
+        "PCK certificate chain",
+        "QE report signature",
+        "attestation key bound by QE report",
+        "quote signature",
+    ),
+}
+"""The vendors' checks, by name, that are about signatures."""
+_TCB_DETAILS = {
+    "platform_tcb": ("tcb_level_status", "svn2_level_status"),
+    "tdx_module_tcb": ("tdx_module_status", "svn2_module_status"),
+    "qe_tcb": ("qe_status",),
+}
+"""Where a policy's names for the parts of the TCB are found in tdx.verify's detail."""
 _VERIFY: dict[Tee, _Verify] = {Tee.SNP: snp.verify.verify, Tee.TDX: tdx.verify.verify}
 
 
@@ -92,12 +108,7 @@ def anchor_from_pem(pem: bytes, name: str) -> TrustAnchor:
     found = certificates_in_pem(pem, name)
     if len(found) != 1:
         raise FormatError(f"{shown(name)}: one PEM certificate is expected, {len(found)} are there", record="root")
-    body = der.Reader(found[0], "root certificate").inside(der.SEQUENCE).inside(der.SEQUENCE)
-    body.element(der.CONTEXT_0)
-    body.integer()
-    for _ in ("signature", "issuer", "validity", "subject"):
-        body.element(der.SEQUENCE)
-    return TrustAnchor(name, hashlib.sha256(body.element(der.SEQUENCE)).digest(), genuine=False)
+    return TrustAnchor(name, _spki_sha256(found[0]), genuine=False)
 
 
 def verify_evidence(
@@ -114,34 +125,55 @@ def verify_evidence(
 
     ``floor`` None is the full floor. Raises FormatError for bytes that are not evidence, VerificationError otherwise.
     """
+    verified = verify_vendor(blob, endorsements, at=at, anchors=anchors, report_data=report_data)
+    return appraise(verified, policy=policy, floor=floor)
+
+
+def verify_vendor(
+    blob: bytes,
+    endorsements: Endorsements,
+    *,
+    at: datetime,
+    anchors: Sequence[TrustAnchor] | None = None,
+    report_data: ReportData | None = None,
+) -> Verified:
+    """The first half: the vendor's own checks and the binding. Raises as verify_evidence."""
+    roots = genuine_anchors() if anchors is None else anchors
+    return _VERIFY[detect(blob)](blob, endorsements, roots, at, report_data=report_data)
+
+
+def appraise(verified: Verified, *, policy: Policy | None = None, floor: Floor | None = None) -> Verified:
+    """The second half: floor and policy over what the first half gave. Raises PolicyViolation."""
     floor = Floor() if floor is None else floor
-    tee = detect(blob)
-    verified = _VERIFY[tee](
-        blob, endorsements, genuine_anchors() if anchors is None else anchors, at, report_data=report_data
-    )
     fields = appraised_fields(verified)
     checks = list(verified.checks)
-    checks += renumbered(evaluate_floor(floor, tee, fields), len(checks) + 1)
+    checks += renumbered(evaluate_floor(floor, verified.tee, fields), len(checks) + 1)
     if policy:
         checks += renumbered(evaluate(policy, fields), len(checks) + 1)
     _require(checks)
     left_out = [*verified.not_checked, *floor.lifted()]
-    if report_data is None:
-        left_out.append("REPORT_DATA: not compared")
     if not policy:
         left_out.append(NO_POLICY)
-    return replace(verified, checks=tuple(checks), not_checked=tuple(dict.fromkeys(left_out)))
+    return replace(verified, checks=tuple(checks), not_checked=tuple(left_out))
 
 
 def appraised_fields(verified: Verified) -> dict[str, Any]:
-    """The fields that a policy sees: the report's own, and for TDX what its collateral says of the TCB.
+    """The fields that a policy sees: the report's own, and for TDX ``tcb``, the status of each part.
 
-    Where the verifier gives one status for the whole, it is the worst of the parts and stands for each.
+    Of a part that has two statuses (TD 1.5: at launch, and now) the worse one stands. Without collateral every part
+    is "n/a", which no policy accepts.
     """
     fields = dict(verified.fields)
-    if verified.tee is Tee.TDX and "tcb" not in fields:
-        fields["tcb"] = dict.fromkeys(("platform_tcb", "tdx_module_tcb", "qe_tcb"), verified.tcb_status)
+    if verified.tee is Tee.TDX:
+        detail = fields.get("tcb_status_detail") or {}
+        fields["tcb"] = {part: _worst(detail, names) for part, names in _TCB_DETAILS.items()}
     return fields
+
+
+def _worst(detail: Mapping[str, Any], names: Sequence[str]) -> str:
+    found = [str(detail[name]) for name in names if name in detail]
+    unknown = [status for status in found if status not in TCB_ORDER]
+    return unknown[0] if unknown else min(found, key=TCB_ORDER.index, default="n/a")
 
 
 def _require(checks: Sequence[Check]) -> None:
@@ -158,3 +190,39 @@ def _require(checks: Sequence[Check]) -> None:
         hint=f"lifted only by name: --allow {name}" if by_floor else "",
         code="verify.policy.floor" if by_floor else "",
     )
+
+
+def signature_valid(blob: bytes, endorsements: Endorsements, at: datetime) -> bool | None:
+    """Whether the evidence is signed as the vendor signs, up to *some* root, whoever's; None where it can't be told.
+
+    Says nothing about trust: a forger's own hierarchy gives True. Raises FormatError.
+    """
+    tee = detect(blob)
+    found = [*endorsements.certificates, *certificates_in_pem(blob, "evidence")]
+    roots = [TrustAnchor("any", digest) for certificate in found if (digest := _key_digest(certificate))]
+    try:
+        checks = _VERIFY[tee](blob, endorsements, roots, at).checks
+    except VerificationError as error:
+        checks = error.checks
+    made = {check.name: check.ok for check in checks}
+    results = [made.get(name) for name in _SIGNATURES[tee]]
+    if False in results:
+        return False
+    return None if None in results else True
+
+
+def _key_digest(certificate: bytes) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo, b"" for what is no certificate."""
+    try:
+        return _spki_sha256(certificate)
+    except FormatError:
+        return b""
+
+
+def _spki_sha256(certificate: bytes) -> bytes:
+    body = der.Reader(certificate, "certificate").inside(der.SEQUENCE).inside(der.SEQUENCE)
+    body.element(der.CONTEXT_0)
+    body.integer()
+    for _ in ("signature", "issuer", "validity", "subject"):
+        body.element(der.SEQUENCE)
+    return hashlib.sha256(body.element(der.SEQUENCE)).digest()

@@ -1,0 +1,99 @@
+"""Options that `verify` and `evidence verify` share: where trust, time and policy come from on a command line."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent.core.canonical import shown
+from agent.core.errors import UsageError
+from agent.core.model import Endorsements, TrustAnchor
+from agent.core.policy import MAX_BYTES as MAX_POLICY
+from agent.core.policy import Floor, Policy
+from agent.core.rules import hex_bytes
+from agent.verify.endorsements import load_folder
+from agent.verify.evidence import anchor_from_pem, genuine_anchors
+from agent.verify.files import read_file
+
+MAX_ROOT = 1 << 16
+"""Longest PEM file of a trust root."""
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """--trust-root, --collateral, --at, --allow, --vmpl."""
+    parser.add_argument(
+        "--trust-root",
+        action="append",
+        default=[],
+        metavar="PEM",
+        help="also trust this root certificate; what it decides is marked as an added root's",
+    )
+    parser.add_argument(
+        "--collateral", metavar="DIR", help="your own certificates, CRLs, TCB info and QE identity, any file names"
+    )
+    parser.add_argument("--at", metavar="TIME", help="verify as of this instant (RFC 3339); default: now")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="lift one item of the floor: debug, sept-ve, vmpl (commas between several)",
+    )
+    parser.add_argument("--vmpl", type=int, default=0, metavar="N", help="VMPL expected in an SNP report (default 0)")
+
+
+def anchors(args: argparse.Namespace) -> tuple[TrustAnchor, ...]:
+    """The vendors' roots, then the added ones. Raises UsageError, FormatError."""
+    added = [anchor_from_pem(read_file(name, MAX_ROOT), name) for name in args.trust_root]
+    return (*genuine_anchors(), *added)
+
+
+def collateral(folder: str | None) -> Endorsements:
+    """What the folder holds; nothing without a folder."""
+    return load_folder(Path(folder)) if folder else Endorsements()
+
+
+def instant(text: str | None) -> datetime:
+    """The time to verify as of, aware. Raises UsageError."""
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--at: {shown(text)} is not a time", hint="for example 2026-11-22T08:00:00Z") from error
+    if moment.tzinfo is None:
+        raise UsageError(f"--at: {shown(text)} has no time zone", hint="for example 2026-11-22T08:00:00Z")
+    return moment.astimezone(UTC)
+
+
+def floor(args: argparse.Namespace) -> Floor:
+    """Raises UsageError for names that are not on the floor."""
+    names = [name for value in args.allow for name in value.split(",")]
+    return Floor(vmpl=args.vmpl, allow=frozenset(names))
+
+
+def policy(name: str | None) -> Policy | None:
+    """Raises UsageError, FormatError, Oversized."""
+    return Policy.from_bytes(read_file(name, MAX_POLICY)) if name else None
+
+
+def octets(option: str, text: str | None, low: int, high: int) -> bytes:
+    """``low`` to ``high`` bytes from hex, b"" where the option is not given. Raises UsageError."""
+    if text is None:
+        return b""
+    data = hex_bytes(text)
+    if data is None or not low <= len(data) <= high:
+        span = f"{low}" if low == high else f"{low} to {high}"
+        raise UsageError(f"{option}: {shown(text)} is not {span} bytes as hex")
+    return data
+
+
+def require_text(option: str, text: str | None, limit: int) -> str | None:
+    """Text as a bundle can hold it. Raises UsageError."""
+    try:
+        if text is not None and len(text.encode()) > limit:
+            raise UsageError(f"{option} has more than {limit} bytes")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{option} is not valid text") from error
+    return text

@@ -1,0 +1,84 @@
+"""Verdicts for people: what was found, what was checked, and, as plainly, what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from agent.core.canonical import rfc3339, shown
+from agent.core.model import Check, Verified
+from agent.verify.bundle import BundleVerdict
+
+_WIDTH = 12
+
+
+def bundle_lines(verdict: BundleVerdict, compared_with: str) -> Iterator[str]:
+    """The verdict on a bundle; ``compared_with`` names the payload's file, "" for none."""
+    bundle, statement = verdict.bundle, verdict.bundle.attachments.statement
+    same = f"same as {shown(compared_with)}" if compared_with else "not compared"
+    yield row("payload", f"sha-512:{bundle.payload.digest.hex()}, {bundle.payload.size} bytes, {same}")
+    yield row("context", shown(bundle.context, 256))
+    yield row("audience", shown(bundle.audience, 256))
+    yield row("key", f"sha256:{bundle.attachments.key_sha256.hex()}")
+    yield row("", f"for {statement.use}, of {shown(statement.owner, 256)}, audience {shown(statement.audience, 256)}")
+    times = f"{rfc3339(statement.created)} to {rfc3339(statement.expires)}"
+    yield row("statement", f"{times} by the {statement.time_source}'s clock, boot {statement.boot_id}")
+    if bundle.fresh:
+        yield row("fresh", f"answers nonce {bundle.fresh.nonce.hex()}")
+    yield from evidence_lines(verdict.verified)
+    yield from check_lines(verdict.checks)
+    yield from not_checked_lines(verdict.not_checked)
+
+
+def evidence_lines(verified: Verified) -> Iterator[str]:
+    """Evidence that passed."""
+    yield row("evidence", f"{verified.tee}, version {verified.version}")
+    for name in ("measurement", "mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3"):
+        if name in verified.fields:
+            yield row("", f"{name} {verified.fields[name]}")
+    yield row("root", root_text(verified))
+    if verified.tcb_status != "n/a":
+        advisories = f" ({', '.join(verified.advisories)})" if verified.advisories else ""
+        yield row("tcb status", f"{verified.tcb_status}{advisories}")
+    yield row("revocation", verified.revocation)
+
+
+def root_text(verified: Verified) -> str:
+    """The root, marked when it is not a vendor's."""
+    if verified.added_root:
+        return f"ADDED ROOT {shown(verified.root.name)}: trusted because you said so, not a vendor's root"
+    return f"{verified.root.name} (the vendor's)"
+
+
+def check_lines(checks: Sequence[Check]) -> Iterator[str]:
+    """Every check made, numbered."""
+    yield "checked:"
+    for check in checks:
+        detail = f": {check.detail}" if check.detail else ""
+        yield f"  {check.number:>3}. {'ok  ' if check.ok else 'FAIL'} {check.name}{detail}"
+
+
+def not_checked_lines(not_checked: Sequence[str]) -> Iterator[str]:
+    """What nobody looked at."""
+    if not_checked:
+        yield "not checked:"
+    yield from (f"  - {what}" for what in not_checked)
+
+
+def field_lines(fields: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
+    """Named values, nested ones indented."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{name}:"
+            yield from field_lines(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {value if isinstance(value, str) else _plain(value)}"
+
+
+def _plain(value: Any) -> str:
+    return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def row(name: str, text: str) -> str:
+    """One labelled line."""
+    return f"{name:<{_WIDTH}}{text}"
