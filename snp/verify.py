@@ -73,8 +73,8 @@ def verify(
     """All checks above on the report ``blob``; ``at`` is an aware time.
 
     What was given but is not needed is ignored; ``not_checked`` names what could not be checked. Raises FormatError
-    (Truncated, Oversized, UnsupportedVersion) where ``blob`` is no report, VerificationError for the rest
-    (ChainInvalid, UntrustedRoot, OutOfValidity, Revoked, SignatureInvalid, BindingMismatch), with the checks made so far.
+    (Truncated, Oversized, UnsupportedVersion) where ``blob`` is no report, and with the checks made so far:
+    ChainInvalid, UntrustedRoot, OutOfValidity, Revoked, SignatureInvalid, BindingMismatch.
     """
     trail = Trail()
     report = _format(trail, blob)
