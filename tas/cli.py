@@ -13,6 +13,7 @@ from typing import Any
 from agent import __version__
 from agent.cli import report
 from agent.core.errors import TeeAgentError, UsageError
+from agent.hardening import harden
 from tas.state import DEFAULT_STATE
 
 _EXITS = (
@@ -122,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
     except SystemExit as stop:
         return UsageError.exit_status if stop.code else 0
+    harden(lock_memory=False)
     try:
         module, _, function = args.run.partition(":")
         status: int = getattr(importlib.import_module(module), function)(args)

@@ -107,9 +107,10 @@ def _decode(value: Any, limit: int) -> bytes:
     if not isinstance(value, str) or len(value) > limit * 4 // 3 + 4:
         return b""
     try:
-        return base64.b64decode(value, validate=True)
+        data = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         return b""
+    return data if len(data) <= limit else b""
 
 
 def _hints(value: Any) -> Endorsements:

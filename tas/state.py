@@ -69,7 +69,7 @@ class State:
 
         Tries more than once, 0.1 s apart: a `tas check` may be holding the lock for an instant.
         """
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        handle = _open(self.folder / "lock", os.O_RDWR | os.O_CREAT)
         try:
             while not _locked(handle):
                 tries -= 1
@@ -155,9 +155,15 @@ def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
 def _write_new(path: Path, data: bytes) -> None:
     # Written whole under another name first: a crash leaves the old file or the new one, never half of one.
     draft = path.with_name(path.name + ".new")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "wb") as out:
+    with os.fdopen(_open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
     draft.replace(path)
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}") from exc

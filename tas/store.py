@@ -76,14 +76,21 @@ class Store:
         """``durable``: writes are on disk before a call returns; the server, which writes only nonces, needs less."""
         self._lock = threading.Lock()
         self._clock = clock
-        # Made by us first, so that SQLite's files (which copy its mode) are never open to others.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         with _mapped(path.name):
+            # Made by us first, so that SQLite's files (which copy its mode) are never open to others.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._db.execute("PRAGMA secure_delete = ON")
-            self._migrate()
+            try:
+                self._prepare(durable)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self, durable: bool) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self._db.execute("PRAGMA secure_delete = ON")
+        self._migrate()
 
     def close(self) -> None:
         self._db.close()
@@ -204,6 +211,8 @@ def _mapped(what: str) -> Iterator[None]:
         raise ServerError(f"{what}: {exc}", retry_after=1.0, code="server.database") from exc
     except sqlite3.DatabaseError as exc:
         raise ConfigError(f"{what}: {exc}", hint="restore tas.sqlite from a backup", code="config.database") from exc
+    except OSError as exc:
+        raise ConfigError(f"{what}: {exc.strerror}", code="config.database") from exc
 
 
 def _now() -> str:

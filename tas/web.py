@@ -58,7 +58,7 @@ class Web:
 
     def application(self) -> web.Application:
         # One more than allowed, since aiohttp refuses a body that has exactly client_max_size bytes.
-        app = web.Application(middlewares=[web.middleware(self._envelope)], client_max_size=MAX_BODY + 1)
+        app = web.Application(middlewares=[self._envelope], client_max_size=MAX_BODY + 1)
         app.router.add_get("/version", self._version, allow_head=False)
         app.router.add_get("/kb/v0/get_nonce", self._nonce, allow_head=False)
         app.router.add_get("/alphav1/nonce", self._nonce, allow_head=False)
@@ -67,12 +67,12 @@ class Web:
 
     async def _version(self, request: web.Request) -> web.Response:
         self._authenticate(request)
-        return web.json_response({"version": __version__})
+        return reply({"version": __version__})
 
     async def _nonce(self, request: web.Request) -> web.Response:
         self._authenticate(request)
         loop = asyncio.get_running_loop()
-        return web.json_response({"nonce": await loop.run_in_executor(self._workers.nonces, self._service.nonce)})
+        return reply({"nonce": await loop.run_in_executor(self._workers.nonces, self._service.nonce)})
 
     async def _secret(self, request: web.Request) -> web.Response:
         body = parse_json(request.content_type, await self._read(request))
@@ -81,7 +81,7 @@ class Web:
             raise Refused(400, "Request body is required", code="denied.body")
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(self._workers.verify, self._service.get_secret, body, request["request_id"])
-        return web.json_response(answer.body, status=answer.status)
+        return reply(answer.body, answer.status)
 
     def _authenticate(self, request: web.Request) -> None:
         # On bytes: a header that is not ASCII is a wrong key, not an error. The key is an identifier (I7).
@@ -98,6 +98,7 @@ class Web:
         except TimeoutError as exc:
             raise Refused(408, "The request did not arrive in time", code="denied.slow") from exc
 
+    @web.middleware
     async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Around every request: its id, the rate limit, and errors as the wire has them."""
         self.connections.arrived(request)
@@ -108,9 +109,9 @@ class Web:
             response = await self._guarded(request, handler)
         else:
             message = f"{standing.limit} per 1 minute"
-            response = web.json_response({"error": "rate_limit_exceeded", "message": message}, status=429)
+            response = reply({"error": "rate_limit_exceeded", "message": message}, 429)
             self._refused(request, 429, "denied.rate-limit")
-        response.headers.update({**standing.headers(), "X-Request-Id": request_id})
+        response.headers.update({**standing.headers(), "X-Request-Id": request_id, "Server": "tas"})
         if response.status in (408, 413):
             response.force_close()
         return response
@@ -158,9 +159,15 @@ def parse_json(content_type: str, data: bytes) -> dict[str, Any]:
     return body
 
 
+def reply(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Compact JSON."""
+    text = json.dumps(body, separators=(",", ":"))
+    return web.Response(text=text, status=status, headers=headers, content_type="application/json")
+
+
 def error(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
     """The wire's only error shape."""
-    return web.json_response({"error": text}, status=status, headers=headers)
+    return reply({"error": text}, status, headers)
 
 
 def _allow(exc: web.HTTPException) -> dict[str, str]:
