@@ -18,6 +18,7 @@ from agent.disk.token import Binding
 from agent.disk.volume import Fetch, Volume, bound
 
 MAPPER = Path("/dev/mapper")
+MISC_DEVICES = Path("/proc/misc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,11 @@ def _can_map(device: Device) -> bool:
 
 
 def _has_device_mapper() -> bool:
-    # libdevmapper makes the node by itself, so that it is there means nothing: opening it also loads the module.
+    # libdevmapper makes the node by itself, so its being there means nothing; opening it also loads the module.
     try:
         os.close(os.open(MAPPER / "control", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return "device-mapper" in MISC_DEVICES.read_text().split()
     except PermissionError:
         return True
     except OSError:
