@@ -23,7 +23,7 @@ class Listed:
     """One volume. ``slot`` is the one our token names, ``foreign_slots`` are all others; -1 and () where unknown.
 
     ``stale`` means that the token's keyslot is gone. ``intact`` is False when one header copy needs mending.
-    ``problem`` says why a header was refused or could not be read.
+    ``problem`` says why a header was refused or could not be read, ``problem_code`` is its stable code.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Listed:
     generation: int = 0
     intact: bool = True
     problem: str = ""
+    problem_code: str = ""
 
 
 def list_volumes(configs: Sequence[VolumeConfig]) -> tuple[Listed, ...]:
@@ -48,9 +49,9 @@ def _listed(config: VolumeConfig) -> Listed:
         with opened(config.device) as device:
             return _described(config, device.header())
     except HeaderRefused as error:
-        return Listed(config.name, config.device, "refused", problem=error.message)
+        return Listed(config.name, config.device, "refused", problem=error.message, problem_code=error.code)
     except TeeAgentError as error:
-        return Listed(config.name, config.device, "unreadable", problem=error.message)
+        return Listed(config.name, config.device, "unreadable", problem=error.message, problem_code=error.code)
 
 
 def _described(config: VolumeConfig, header: Header) -> Listed:
