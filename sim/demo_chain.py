@@ -67,7 +67,7 @@ def start_tas(world: World) -> None:
     said = json.loads(world.tas("init", "--json"))
     listen = f"127.0.0.1:{world.tas_port}"
     words = ("--listen", listen, "--endorsements", world.endorsements, "--trust-root", world.root_pem)
-    world.start("tas", BIN / "tas", "serve", "--state", world.tas_state, *words)
+    world.start_with_fd("tas", BIN / "tas", "serve", "--state", world.tas_state, *words)
     world.config.write_text(
         f"""\
 [tas]
@@ -96,7 +96,7 @@ fetcher_user = "65534"
 
 def policy(world: World, *, measurement: str = "") -> dict[str, object]:
     """The policy document for the simulated machine, or for another launch measurement."""
-    reference = json.loads((world.endorsements / "reference.json").read_text())
+    reference = dict(world.reference)
     if measurement:
         reference["measurement" if world.tee == "snp" else "mr_td"] = measurement
     kind = "SEV" if world.tee == "snp" else "TDX"

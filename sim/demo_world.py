@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 BIN = Path(sys.executable).parent
 COMMAND_SECONDS = 120
@@ -39,6 +40,8 @@ class World:
         self.runtime = folder / "run"
         self.socket = self.runtime / "agent.sock"
         self.policy = folder / "policy.json"
+        registers = ("measurement",) if tee == "snp" else ("mr_td", "rtmr0", "rtmr1", "rtmr2")
+        self.reference = {name: secrets.token_hex(48) for name in registers}
         self.payload = folder / "release.tar"
         self.bundle = folder / "release.bundle"
         # A signer without privileges must be able to pass through.
@@ -67,43 +70,54 @@ class World:
         """``tas WORDS``, on the demo's state."""
         return self.run(BIN / "tas", *words, "--state", self.tas_state, status=status)
 
-    def start(self, name: str, *argv: str | Path) -> Path:
-        """Start a process, wait until it says READY, see to its end. Returns its log."""
-        log = self.folder / f"{name}.log"
+    def start(self, name: str, *argv: str | Path) -> None:
+        """Start a process that says READY=1 as a unit would, and see to its end."""
         notify = self.folder / f"{name}.notify"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear, log.open("wb") as sink:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
             ear.bind(str(notify))
             notify.chmod(0o666)
-            process = _spawn(argv, sink, notify)
-            self.stack.callback(_stop, process)
-            _await_ready(ear, process, name, log)
+            process = self._spawn(name, argv, (), {"NOTIFY_SOCKET": str(notify)})
+            self._await(ear, process, name, b"READY=1")
         notify.unlink()
-        return log
 
+    def start_with_fd(self, name: str, *argv: str | Path) -> None:
+        """Start a process that writes a line to ``--ready-fd``, and see to its end."""
+        ear, theirs = socket.socketpair()
+        with ear, theirs:
+            words = (*argv, "--ready-fd", str(theirs.fileno()))
+            process = self._spawn(name, words, (theirs.fileno(),), {})
+            self._await(ear, process, name, b"\n")
 
-def _spawn(argv: tuple[str | Path, ...], sink: IO[bytes], notify: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [str(word) for word in argv],
-        stdin=subprocess.DEVNULL,
-        stdout=sink,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "NOTIFY_SOCKET": str(notify)},
-        start_new_session=True,
-    )
+    def _spawn(
+        self, name: str, argv: Sequence[str | Path], pass_fds: tuple[int, ...], extra: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("wb") as sink:
+            process = subprocess.Popen(
+                [str(word) for word in argv],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **extra},
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        self.stack.callback(_stop, process)
+        return process
 
-
-def _await_ready(ear: socket.socket, process: subprocess.Popen[bytes], name: str, log: Path) -> None:
-    end = time.monotonic() + READY_SECONDS
-    ear.settimeout(0.2)
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise StepFailed(f"{name} ended with {process.returncode}:\n{log.read_text(errors='replace')}")
-        try:
-            if b"READY=1" in ear.recv(4096):
-                return
-        except TimeoutError:
-            continue
-    raise StepFailed(f"{name} was not ready within {READY_SECONDS} s:\n{log.read_text(errors='replace')}")
+    def _await(self, ear: socket.socket, process: subprocess.Popen[bytes], name: str, word: bytes) -> None:
+        end = time.monotonic() + READY_SECONDS
+        ear.settimeout(0.2)
+        why = f"was not ready within {READY_SECONDS} s"
+        while time.monotonic() < end:
+            try:
+                if word in ear.recv(4096):
+                    return
+            except TimeoutError:
+                pass
+            if process.poll() is not None:
+                why = f"ended with {process.returncode}"
+                break
+        raise StepFailed(f"{name} {why}:\n{(self.folder / f'{name}.log').read_text(errors='replace')}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

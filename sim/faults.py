@@ -68,7 +68,8 @@ def parse(spec: str) -> Fault:
         value = float(rest[1]) if len(rest) == 2 else _VALUES.get(name, 0.0)
     except ValueError as error:
         raise UsageError(f"fault {spec!r}: COUNT and VALUE are numbers") from error
-    if (count < 1 and count != ALWAYS) or not 0 <= value <= 1e6 or (name == "throttle" and count == ALWAYS):
+    always = count == ALWAYS and rest[:1] in ([], ["*"])
+    if (count < 1 and not always) or not 0 <= value <= 1e6 or (name == "throttle" and always):
         raise UsageError(f"fault {spec!r}: a number is out of range")
     return Fault(name, count, value)
 

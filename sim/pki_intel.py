@@ -30,6 +30,7 @@ from sim.keys import (
     subject_key,
     usage,
 )
+from tdx import roots
 
 _UNIT = "throw-away, trusted by nobody"
 _SGX = "1.2.840.113741.1.13.1"
@@ -40,7 +41,6 @@ SGX_SVNS = (3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0)
 PCE_SVN = 11
 TDX_SVNS = (6, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """TEE_TCB_SVN: TDX module 1.x with SVN 6, late microcode SVN 3."""
-QE_ISV_PROD_ID = 2
 QE_ISV_SVN = 6
 EVALUATION = 17
 _TCB_DATE = "2024-03-13T00:00:00Z"
@@ -86,8 +86,8 @@ class Hierarchy:
         """TCB info v3 of our FMSPC, signed: current for our SVNs, OutOfDate below them."""
         return self._signed("tcbInfo", {"id": "TDX", "version": 3, **_issued(now), **_tcb_info_body()})
 
-    def qe_identity(self, mrsigner: bytes, now: datetime) -> bytes:
-        """QE identity v2 (TD_QE), signed, for the enclave signer ``mrsigner`` (32 bytes)."""
+    def qe_identity(self, now: datetime) -> bytes:
+        """QE identity v2 (TD_QE), signed, for Intel's enclave signer: current for our SVN."""
         body = {
             "id": "TD_QE",
             "version": 2,
@@ -97,8 +97,8 @@ class Hierarchy:
             "miscselectMask": "FFFFFFFF",
             "attributes": "11000000000000000000000000000000",
             "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
-            "mrsigner": mrsigner.hex().upper(),
-            "isvprodid": QE_ISV_PROD_ID,
+            "mrsigner": roots.QE_MRSIGNER.hex().upper(),
+            "isvprodid": roots.QE_PRODUCT,
             "tcbLevels": [_level({"isvsvn": QE_ISV_SVN - 2})],
         }
         return self._signed("enclaveIdentity", body)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.core.model import Endorsements
 from sim import keys, pki_intel
 from sim.tree import Made, failure
-from tdx import abi
+from tdx import abi, roots
 
 DELIVERED = 8000
 """Bytes of outblob: what the quote does not fill is zero."""
@@ -64,7 +64,7 @@ class QuotingEnclave:
             platform_id = state.kept("intel-platform-id", lambda: os.urandom(32))
         self.pck = self.hierarchy.pck(pck_key, platform_id[:16], platform_id[16:], now)
         self.tcb_info = self.hierarchy.tcb_info(now)
-        self.qe_identity = self.hierarchy.qe_identity(_QE_SIGNER, now)
+        self.qe_identity = self.hierarchy.qe_identity(now)
         self._crls = {"root-ca": self.hierarchy.root_crl(now), "pck-platform-ca": self.hierarchy.pck_crl(now)}
         self._key = ec.generate_private_key(ec.SECP256R1())
         numbers = self._key.public_key().public_numbers()
@@ -125,7 +125,6 @@ class QuotingEnclave:
         )
 
 
-_QE_SIGNER = hashlib.sha256(b"tee-agent simulator: quoting enclave signer").digest()
 _HEADER = abi.Header.build(
     version=4,
     att_key_type=abi.ECDSA_P256,
@@ -136,13 +135,13 @@ _HEADER = abi.Header.build(
 
 
 def _qe_report(attestation_key: bytes) -> abi.QeReport:
-    """The enclave's own report: its REPORT_DATA binds the attestation key."""
+    """The enclave's own report: Intel's signer, as verifiers demand; REPORT_DATA binds the attestation key."""
     return abi.QeReport.build(
         cpusvn=bytes(pki_intel.SGX_SVNS),
         attributes=bytes.fromhex("1500000000000000e700000000000000"),
         mrenclave=hashlib.sha256(b"tee-agent simulator: quoting enclave").digest(),
-        mrsigner=_QE_SIGNER,
-        isvprodid=pki_intel.QE_ISV_PROD_ID,
+        mrsigner=roots.QE_MRSIGNER,
+        isvprodid=roots.QE_PRODUCT,
         isvsvn=pki_intel.QE_ISV_SVN,
         report_data=hashlib.sha256(attestation_key + _AUTH_DATA).digest() + bytes(32),
     )

@@ -18,7 +18,8 @@ from sim.keys import write_atomically
 from sim.tree import Tree
 
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_LEAVE_SECONDS = 5.0
+_LEAVE_SECONDS = 1.0
+"""A client that keeps a file open keeps the detached tree alive; its descriptors break when this process ends."""
 
 
 @dataclass
