@@ -1,0 +1,134 @@
+"""The fetcher: the only process with a network, and the one without keys (DESIGN.md, section 5).
+
+Every few minutes, never on the beat, it asks the attestation service for its version and a nonce. The newest nonce
+goes into the statement of the signer's next key: a lower bound for its age that somebody else vouches for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.core.canonical import Reader, rfc3339
+from agent.core.config import Config
+from agent.core.errors import TeeAgentError
+from agent.core.model import Nonce
+from agent.core.ports import Deadline as AnyDeadline
+from agent.daemon import privileges, sockets
+from agent.daemon.peers import Caller
+from agent.daemon.role import Life, begin, live, rehardened
+from agent.daemon.rpc import Service
+from agent.deadline import Deadline
+
+NAME = "fetcher"
+CHECK_SECONDS = 20.0
+"""For version and nonce together."""
+INTERVAL_SECONDS = 300.0
+RETRY_SECONDS = 15.0
+"""First pause after a failure; it doubles up to the interval."""
+JITTER = 0.2
+
+Check = Callable[[AnyDeadline], tuple[str, Nonce]]
+"""Asks the service for its version and a nonce."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known about the service. ``state``: not-configured | checking | reachable | unreachable.
+
+    Times are RFC 3339 in UTC, "" where it never happened; ``nonce`` is the newest one, also of earlier checks.
+    """
+
+    state: str
+    url: str = ""
+    version: str = ""
+    nonce: str = ""
+    nonce_at: str = ""
+    checked_at: str = ""
+    reason: str = ""
+    code: str = ""
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def state_from(document: dict[str, Any]) -> State:
+    """The way back. Raises FormatError."""
+    names = frozenset(State.__dataclass_fields__)
+    fields = Reader(document, "state of the service", names)
+    return State(**{name: fields.text(name, 2048) for name in names})
+
+
+class Watch:
+    """Keeps the state up to date. ``check`` None: no service is configured."""
+
+    def __init__(self, url: str, check: Check | None) -> None:
+        self._check = check
+        self._failures = 0
+        self.state = State("checking", url) if check else State("not-configured")
+
+    async def run(self, told: Callable[[State], None]) -> None:
+        """Check for ever; returns at once when there is nothing to watch."""
+        while self._check:
+            self.state = await self._look(self._check)
+            told(self.state)
+            await asyncio.sleep(self._pause())
+
+    async def _look(self, check: Check) -> State:
+        try:
+            version, nonce = await asyncio.to_thread(check, Deadline(CHECK_SECONDS, "attestation service"))
+        except TeeAgentError as error:
+            self._failures += 1
+            reason = " ".join(error.message.split())[:1000]
+            return replace(self.state, state="unreachable", reason=reason, code=error.code, checked_at=_now())
+        self._failures = 0
+        return State("reachable", self.state.url, version[:200], nonce.text, _now(), _now())
+
+    def _pause(self) -> float:
+        pause = INTERVAL_SECONDS
+        if self._failures:
+            pause = min(pause, RETRY_SECONDS * 2 ** min(self._failures - 1, 16))
+        return pause * random.SystemRandom().uniform(1 - JITTER, 1 + JITTER)
+
+
+def _now() -> str:
+    return rfc3339(datetime.now(UTC))
+
+
+def run(config: Config, open_check: Callable[[], Check | None], *, supervised: bool) -> int:
+    """The role's process. ``open_check`` reads what only root may (the API key) and is called first.
+
+    Raises ConfigError, Conflict, PermissionMissing.
+    """
+    life = begin(NAME, supervised=supervised)
+    user = privileges.unprivileged(config.daemon.fetcher_user, "fetcher_user")
+    signer = privileges.unprivileged(config.daemon.signer_user, "signer_user")
+    watch = Watch(config.tas.url if config.tas else "", open_check())
+    listener = sockets.listen(config.daemon.runtime_dir, NAME)
+    privileges.become(user)
+    rehardened()
+
+    async def answer(_params: dict[str, Any], _caller: Caller) -> dict[str, Any]:
+        return watch.state.document()
+
+    async def main(life: Life) -> None:
+        service = Service({"state": answer}, lambda caller: frozenset({"state"} if caller.uid in known else ()))
+        await service.start(listener.sock)
+        watching = asyncio.create_task(watch.run(lambda state: _tell(life, state)))
+        life.notifier.ready("watches the attestation service" if config.tas else "no attestation service configured")
+        await life.stop.wait()
+        watching.cancel()
+        await service.stop()
+
+    known = {0, signer.uid, user.uid}
+    return live(life, main)
+
+
+def _tell(life: Life, state: State) -> None:
+    if state.state == "unreachable":
+        life.log(f"attestation service {state.url}: {state.reason} [{state.code}]")
+    life.notifier.say(f"STATUS=attestation service: {state.state}")

@@ -1,0 +1,149 @@
+"""The signer's key: made here, bound into evidence, renewed before it ends, never stored (DESIGN.md, section 5).
+
+A key exists as soon as the process does; its evidence comes when the quoter has it. Bundles carry their own key and
+evidence, so a key that was replaced is simply forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from agent import __version__
+from agent.core.binding import Scope
+from agent.core.bundle import ALGORITHM, USE, Attachments
+from agent.core.errors import ServerError, TeeAgentError
+from agent.core.model import Endorsements, Evidence
+from agent.core.statement import Statement, now_in_seconds
+from agent.daemon import problem
+from agent.deadline import Deadline
+from agent.quoter import Quotes
+
+RENEW_AT = 0.8
+"""Part of its life after which a key is replaced."""
+RETRY_SECONDS, RETRY_MAX = 0.2, 60.0
+WAIT_SECONDS = 30.0
+"""How long a request waits for a key that has no evidence yet."""
+OWNER = "agent"
+
+Endorse = Callable[[Evidence], Endorsements]
+"""What the vendor says about the hardware behind this evidence. Raises TeeAgentError."""
+Log = Callable[[str, TeeAgentError], None]
+
+
+@dataclass(frozen=True)
+class AttestedKey:
+    """A key, its statement, and the evidence that binds both. The private half has no repr of its bytes."""
+
+    private: Ed25519PrivateKey
+    attachments: Attachments
+    evidence_at: datetime
+    provider: str
+
+    @property
+    def statement(self) -> Statement:
+        return self.attachments.statement
+
+    def valid(self, at: datetime) -> bool:
+        return self.statement.created <= at < self.statement.expires
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every key of this signer has in common."""
+
+    scope: Scope
+    lifetime: timedelta
+    quote_seconds: float
+
+
+class KeyRing:
+    """Holds one attested key and sees to the next. ``tas_nonce`` gives the newest nonce of the service, or None."""
+
+    def __init__(self, terms: Terms, quotes: Quotes, endorse: Endorse, tas_nonce: Callable[[], str | None]) -> None:
+        self.terms = terms
+        self._quotes = quotes
+        self._endorse = endorse
+        self._tas_nonce = tas_nonce
+        self._next = Ed25519PrivateKey.generate()
+        self._ready = asyncio.Event()
+        self._renew = asyncio.Event()
+        self._current: AttestedKey | None = None
+        self.trouble: TeeAgentError | None = None
+
+    @property
+    def held(self) -> AttestedKey | None:
+        """The key in use, whether or not it is still valid."""
+        return self._current
+
+    async def current(self) -> AttestedKey:
+        """A valid key; waits for the first. Raises the reason why there is none, with ``retry`` as it says."""
+        key = self._current
+        if key and key.valid(datetime.now(UTC)):
+            return key
+        # The timer below sleeps with the machine; the calendar doesn't.
+        self._ready.clear()
+        self._renew.set()
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._ready.wait()
+        except TimeoutError:
+            raise self._reason() from None
+        return await self.current()
+
+    def _reason(self) -> TeeAgentError:
+        if self.trouble:
+            return problem.exception(problem.document(self.trouble))
+        return ServerError("the key has no evidence yet", retry_after=5.0)
+
+    async def run(self, log: Log) -> None:
+        """Attest, wait, replace: for ever."""
+        failures = 0
+        while True:
+            try:
+                self._current = await asyncio.to_thread(self._attest, self._next)
+            except TeeAgentError as error:
+                self.trouble, failures = error, failures + 1
+                log("no evidence for the key", error)
+                await asyncio.sleep(min(RETRY_MAX, RETRY_SECONDS * 2 ** min(failures - 1, 10)))
+                continue
+            self.trouble, failures = None, 0
+            self._renew.clear()
+            self._ready.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.terms.lifetime.total_seconds() * RENEW_AT):
+                    await self._renew.wait()
+            self._next = Ed25519PrivateKey.generate()
+
+    def _attest(self, private: Ed25519PrivateKey) -> AttestedKey:
+        statement = self._statement(now_in_seconds(datetime.now(UTC)))
+        spki = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        deadline = Deadline(self.terms.quote_seconds, "evidence for the signing key")
+        evidence = self._quotes.signing_key(ALGORITHM, USE, spki, statement.digest(), deadline=deadline)
+        attachments = Attachments(evidence.tee, evidence.blob, self._endorse(evidence), spki, statement)
+        return AttestedKey(private, attachments, datetime.now(UTC), evidence.provider)
+
+    def _statement(self, at: datetime) -> Statement:
+        return Statement(
+            use=USE,
+            algorithm=ALGORITHM,
+            created=at,
+            expires=at + self.terms.lifetime,
+            owner=OWNER,
+            audience=self.terms.scope.audience,
+            boot_id=self.terms.scope.boot_id,
+            time_source="guest",
+            tas_nonce=self._tas_nonce(),
+            agent_version=__version__,
+        )
+
+
+def quoted(key: AttestedKey, evidence: Evidence, endorse: Endorse) -> Attachments:
+    """The key's attachments under other evidence: that of a batch of challenges."""
+    return Attachments(evidence.tee, evidence.blob, endorse(evidence), key.attachments.spki, key.statement)

@@ -1,0 +1,97 @@
+"""What the agent says about itself: GET /v1/status and GET /v1/keys."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agent import __version__
+from agent.core.canonical import b64, rfc3339
+from agent.core.errors import TeeAgentError
+from agent.daemon import fetcher, problem, quoter, rpc
+from agent.daemon.batch import Batcher
+from agent.daemon.keys import AttestedKey, KeyRing
+from agent.deadline import Deadline
+
+ASK_SECONDS = 2.0
+"""For another process of ours to answer."""
+
+
+def service_state(folder: Path) -> fetcher.State:
+    """The fetcher's knowledge. Raises TeeAgentError when it does not answer."""
+    answer = rpc.call(folder / "fetcher.sock", "state", {}, deadline=Deadline(ASK_SECONDS, "fetcher"))
+    return fetcher.state_from(answer)
+
+
+def describe_key(key: AttestedKey) -> dict[str, Any]:
+    """A public key as GET /v1/keys shows it. ``id`` is the SHA-256 of the SubjectPublicKeyInfo, as hex."""
+    return {
+        "id": key.attachments.key_sha256.hex(),
+        "algorithm": key.statement.algorithm,
+        "use": key.statement.use,
+        "spki": b64(key.attachments.spki),
+        "statement": key.statement.to_json(),
+        "evidence": {
+            "tee": key.attachments.tee.value,
+            "provider": key.provider,
+            "at": rfc3339(key.evidence_at),
+            "age_seconds": int((datetime.now(UTC) - key.evidence_at).total_seconds()),
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """Gathers the status; ``connections`` counts open ones, ``notes`` are things an admin should mend."""
+
+    folder: Path
+    ring: KeyRing
+    batcher: Batcher
+    connections: Callable[[], int]
+    notes: tuple[str, ...]
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "status"))
+    """Its own: a process that does not answer must not keep quotes waiting."""
+
+    async def status(self) -> dict[str, Any]:
+        """Asks the other processes too, ASK_SECONDS each at the most."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self._status)
+
+    def _status(self) -> dict[str, Any]:
+        key, trouble = self.ring.held, self.ring.trouble
+        return {
+            "version": __version__,
+            "ready": bool(key and key.valid(datetime.now(UTC))),
+            "key": describe_key(key) if key else None,
+            "trouble": problem.document(trouble) if trouble else None,
+            "service": self._service(),
+            "processes": {
+                "signer": {"pid": os.getpid()},
+                "quoter": self._ping(quoter.NAME),
+                "fetcher": self._ping(fetcher.NAME),
+            },
+            "challenges": {
+                "waiting": self.batcher.waiting,
+                "batches": self.batcher.batches,
+                "quote_seconds": round(self.batcher.quote_seconds, 3),
+            },
+            "connections": self.connections(),
+            "notes": list(self.notes),
+        }
+
+    def _service(self) -> Mapping[str, Any]:
+        try:
+            return service_state(self.folder).document()
+        except TeeAgentError as error:
+            return fetcher.State("unknown", reason=error.message, code=error.code).document()
+
+    def _ping(self, name: str) -> Mapping[str, Any]:
+        try:
+            return rpc.call(self.folder / f"{name}.sock", rpc.PING, {}, deadline=Deadline(ASK_SECONDS, name))
+        except TeeAgentError as error:
+            return {"pid": None, "error": problem.document(error)}

@@ -1,0 +1,118 @@
+"""The signer: the socket for everybody, and the keys. No network, no capabilities, no files but the endorsements."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from agent.core.config import Config
+from agent.core.errors import TeeAgentError
+from agent.core.model import Endorsements, Evidence, Tee
+from agent.daemon import privileges, quoter, sockets
+from agent.daemon.api import Api, Dispatch
+from agent.daemon.batch import Batcher
+from agent.daemon.front import Front
+from agent.daemon.keys import Endorse, KeyRing, Terms
+from agent.daemon.remote import RemoteQuoter
+from agent.daemon.report import Reporter, service_state
+from agent.daemon.role import Life, begin, live, rehardened
+from agent.quoter import local_scope
+
+NAME = "signer"
+SOCKET = "agent"
+DESCRIPTORS = 4096
+"""Sockets and pidfds of all connections, with room to spare."""
+NONCE_SECONDS = 3.0
+"""For the fetcher's first answer, before a key is made without the service's nonce."""
+_POLL_SECONDS = 0.05
+
+
+def endorser(folder: Path, of_evidence: Endorse, load: Callable[[Path], Endorsements]) -> Endorse:
+    """What came with the evidence, then what the folder has. A folder that is missing has nothing."""
+
+    def endorse(evidence: Evidence) -> Endorsements:
+        found = of_evidence(evidence)
+        if folder.is_dir():
+            found = found.merged(load(folder))
+        if evidence.tee is Tee.SNP:
+            return Endorsements(found.certificates, found.crls)
+        return found
+
+    return endorse
+
+
+def newest_nonce(folder: Path) -> Callable[[], str | None]:
+    """Asks the fetcher for the service's newest nonce; None where there is no service, or it can't be reached."""
+
+    def ask() -> str | None:
+        end = time.monotonic() + NONCE_SECONDS
+        while time.monotonic() < end:
+            try:
+                state = service_state(folder)
+            except TeeAgentError:
+                state = None
+            if state and state.state != "checking":
+                return state.nonce or None
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    return ask
+
+
+def run(config: Config, endorse: Endorse, *, supervised: bool) -> int:
+    """The role's process. Raises ConfigError, Conflict, PermissionMissing, PlatformError."""
+    life = begin(NAME, supervised=supervised)
+    user = privileges.unprivileged(config.daemon.signer_user, "signer_user")
+    allowed, unknown = privileges.allowed(config.daemon)
+    notes = tuple(f"[daemon] allows {name}, which this machine does not know" for name in unknown)
+    for note in notes:
+        life.log(note)
+    listener = sockets.listen(config.daemon.runtime_dir, SOCKET)
+    _more_descriptors()
+    if os.geteuid() == 0:
+        privileges.leave_network()
+    privileges.become(user)
+    rehardened()
+
+    async def main(life: Life) -> None:
+        folder = config.daemon.runtime_dir
+        terms = Terms(
+            local_scope(config.daemon.audience),
+            timedelta(seconds=config.daemon.key_lifetime_seconds),
+            config.evidence.quote_seconds,
+        )
+        quotes = RemoteQuoter(folder / f"{quoter.NAME}.sock")
+        ring = KeyRing(terms, quotes, endorse, newest_nonce(folder))
+        batcher = Batcher(ring, quotes, endorse, config.daemon.challenge_batch_max)
+        front = Front(allowed)
+        reporter = Reporter(folder, ring, batcher, front.count, notes)
+        dispatch = Dispatch(Api(ring, batcher, reporter).routes())
+        work = (ring.run(life.log_error), batcher.run(), front.run(listener.sock, dispatch))
+        tasks = [asyncio.create_task(each) for each in work]
+        life.notifier.ready(f"serves {listener.path}")
+        await _until_stopped(life, tasks)
+        for task in tasks:
+            task.cancel()
+        await front.drain()
+
+    return live(life, main)
+
+
+async def _until_stopped(life: Life, tasks: list[asyncio.Task[None]]) -> None:
+    """Until told to stop. A task that ends of itself is a defect: its error ends the process."""
+    stop = asyncio.create_task(life.stop.wait())
+    done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    for task in done - {stop}:
+        task.result()
+
+
+def _more_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
