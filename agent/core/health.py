@@ -1,0 +1,152 @@
+"""Judges what was gathered about this machine: facts in, findings out. Pure; the facts' shapes are agent.health's.
+
+A finding is ``ok``, ``note`` (worth knowing, nothing to mend) or ``PROBLEM``. Healthy means: no problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+State = Literal["ok", "note", "PROBLEM"]
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the screen. ``hint`` says what to do about a problem, "" where there is nothing to say."""
+
+    subject: str
+    state: State
+    text: str
+    hint: str = ""
+
+
+def judge(facts: Facts, at: datetime) -> tuple[Finding, ...]:
+    """All findings, in the order of the screen. ``at`` is now (aware)."""
+    return (
+        _tee(facts["tee"]),
+        _initramfs(facts["initramfs"]),
+        *_agent(facts["agent"], at),
+        _service(facts["service"]),
+        *(_volume(volume) for volume in facts["volumes"]),
+        *_processes(facts["agent"]),
+    )
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Whether none is a problem."""
+    return all(finding.state != "PROBLEM" for finding in findings)
+
+
+def screen(findings: Sequence[Finding]) -> str:
+    """The findings as aligned lines; hints follow indented."""
+    width = max(len(finding.subject) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.subject:<{width}}  {finding.state:<7}  {finding.text}")
+        lines += [f"{'':<{width}}           {line}" for line in finding.hint.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def age(seconds: float) -> str:
+    """A span in words: 42 s, 7 min, 3 h, 2 d."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def _tee(tee: Facts) -> Finding:
+    problem = tee["problem"]
+    if problem is None:
+        floor = "" if tee["privlevel_floor"] is None else f", lowest privilege level {tee['privlevel_floor']}"
+        return Finding("TEE", "ok", f"{tee['tee']} by {tee['provider']} ({tee['interface']}{floor})")
+    if problem["code"] == "platform.permission":
+        seen = f"{tee['tee']}, as its device says; " if tee["tee"] else ""
+        return Finding("TEE", "note", f"{seen}{problem['message']}", problem["hint"])
+    return Finding("TEE", "PROBLEM", problem["message"], problem["hint"])
+
+
+def _initramfs(measured: Facts) -> Finding:
+    states: Mapping[str, State] = {"yes": "ok", "no": "PROBLEM"}
+    return Finding(
+        "initramfs measured", states.get(measured["state"], "note"), f"{measured['state']}: {measured['reason']}"
+    )
+
+
+def _agent(agent: Facts, at: datetime) -> Iterator[Finding]:
+    status = agent["status"]
+    if status is None:
+        state: State = "note" if agent["state"] == "no permission" else "PROBLEM"
+        yield Finding("agent", state, f"{agent['state']}: {agent['reason']}", agent["hint"])
+        return
+    if not status["ready"]:
+        trouble = status["trouble"] or {"message": "no valid key yet", "hint": ""}
+        yield Finding("agent", "PROBLEM", f"running, but can't sign: {trouble['message']}", trouble.get("hint", ""))
+    else:
+        yield Finding("agent", "ok", f"running, version {status['version']}, {status['connections']} connections")
+    if status["key"]:
+        yield _key(status["key"], at)
+    for note in status["notes"]:
+        yield Finding("agent", "note", note)
+
+
+def _key(key: Facts, at: datetime) -> Finding:
+    statement, evidence = key["statement"], key["evidence"]
+    old = age((at - datetime.fromisoformat(statement["created"])).total_seconds())
+    left = (datetime.fromisoformat(statement["expires"]) - at).total_seconds()
+    text = f"{key['algorithm']} {key['id'][:16]}, made {old} ago, evidence {age(evidence['age_seconds'])} old"
+    if left <= 0:
+        return Finding("key", "PROBLEM", f"{text}, EXPIRED", "the agent renews it by itself: see its log")
+    return Finding("key", "ok", f"{text}, valid for another {age(left)}")
+
+
+def _service(service: Facts) -> Finding:
+    state = service["state"]
+    if state == "reachable":
+        return Finding("TAS", "ok", f"{service['url']} answers, version {service['version']}")
+    if state == "not-configured":
+        return Finding("TAS", "note", "none configured: no secrets, no disk unlock")
+    if state in ("checking", "not asked"):
+        return Finding("TAS", "note", f"{service['url']}: {service['reason'] or 'first check under way'}")
+    return Finding("TAS", "PROBLEM", f"{service['url']}: {service['reason']}", f"[{service['code']}]")
+
+
+def _volume(volume: Facts) -> Finding:
+    subject = f"volume {volume['name']}"
+    others = f"{len(volume['foreign_slots'])} other keyslots"
+    if volume["state"] == "bound":
+        text = (
+            f"bound, keyslot {volume['slot']}, policy {volume['key_id']}, generation {volume['generation']}; {others}"
+        )
+        if volume["intact"]:
+            return Finding(subject, "ok", text)
+        return Finding(subject, "PROBLEM", f"{text}; one of its two header copies is damaged", "cryptsetup repair")
+    hints = {
+        "not bound": f"tee-agent disk bind {volume['name']}",
+        "pending": f"a bind was interrupted; run it again: tee-agent disk bind {volume['name']}",
+        "stale": f"its keyslot is gone; bind it again: tee-agent disk bind {volume['name']}",
+        "unreadable": "run as root, or see whether the device is there",
+        "refused": "this header is not opened; restore it from a backup that you trust",
+    }
+    text = f"{volume['state']}: {volume['problem']}" if volume["problem"] else f"{volume['state']}, {volume['device']}"
+    state: State = "note" if volume["problem_code"] == "platform.permission" else "PROBLEM"
+    return Finding(subject, state, text, hints.get(volume["state"], ""))
+
+
+def _processes(agent: Facts) -> Iterator[Finding]:
+    status = agent["status"]
+    if status is None:
+        return
+    processes = status["processes"]
+    silent = [name for name, process in processes.items() if process["pid"] is None]
+    pids = ", ".join(f"{name} {process['pid']}" for name, process in processes.items() if process["pid"])
+    if silent:
+        yield Finding(
+            "processes", "PROBLEM", f"{pids}; no answer from {', '.join(silent)}", "systemctl restart tee-agent"
+        )
+    else:
+        yield Finding("processes", "ok", pids)

@@ -1,0 +1,140 @@
+"""What makes a machine healthy, and what the screen says when it is not."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from agent.core.health import age, healthy, judge, screen
+
+AT = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+KEY = {
+    "id": "ab" * 32,
+    "algorithm": "Ed25519",
+    "use": "bundle",
+    "statement": {"created": "2026-11-22T11:00:00Z", "expires": "2026-11-23T11:00:00Z"},
+    "evidence": {"age_seconds": 3600},
+}
+GOOD: dict[str, Any] = {
+    "tee": {
+        "tee": "amd-sev-snp",
+        "provider": "sev_guest",
+        "interface": "configfs-tsm",
+        "privlevel_floor": 0,
+        "problem": None,
+    },
+    "initramfs": {"state": "yes", "reason": "as predicted"},
+    "agent": {
+        "state": "running",
+        "reason": "",
+        "hint": "",
+        "status": {
+            "version": "0.1.0",
+            "ready": True,
+            "key": KEY,
+            "trouble": None,
+            "connections": 1,
+            "notes": [],
+            "processes": {"signer": {"pid": 10}, "quoter": {"pid": 11}, "fetcher": {"pid": 12}},
+        },
+    },
+    "service": {"state": "reachable", "url": "https://tas", "version": "0.1.0", "reason": "", "code": ""},
+    "volumes": [
+        {
+            "name": "data",
+            "device": "/dev/vdb",
+            "state": "bound",
+            "slot": 1,
+            "foreign_slots": [0],
+            "key_id": "p",
+            "generation": 1,
+            "intact": True,
+            "problem": "",
+            "problem_code": "",
+        }
+    ],
+}
+
+
+def broken(path: str, value: Any) -> dict[str, Any]:
+    facts = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    place: Any = facts
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    place[last] = value
+    return facts
+
+
+def test_a_good_machine_is_healthy_and_says_all() -> None:
+    findings = judge(GOOD, AT)
+    text = screen(findings)
+    assert healthy(findings)
+    for words in (
+        "amd-sev-snp",
+        "yes: as predicted",
+        "made 60 min ago",
+        "https://tas answers",
+        "keyslot 1",
+        "signer 10",
+    ):
+        assert words in text
+
+
+PROBLEM = {"code": "platform.no-tee", "message": "no TEE here", "hint": "modprobe"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "subject", "words"),
+    [
+        ("tee.problem", PROBLEM, "TEE", "no TEE here"),
+        ("initramfs.state", "no", "initramfs measured", "no: as predicted"),
+        ("agent.status.ready", False, "agent", "can't sign"),
+        ("agent.status", None, "agent", "running"),
+        ("agent.status.key.statement.expires", "2026-11-22T11:59:59Z", "key", "EXPIRED"),
+        ("agent.status.processes.quoter.pid", None, "processes", "no answer from quoter"),
+        ("service.state", "unreachable", "TAS", "https://tas"),
+        ("volumes.0.state", "not bound", "volume data", "not bound"),
+        ("volumes.0.state", "pending", "volume data", "pending"),
+        ("volumes.0.state", "stale", "volume data", "stale"),
+        ("volumes.0.state", "refused", "volume data", "refused"),
+        ("volumes.0.intact", False, "volume data", "damaged"),
+    ],
+)
+def test_each_fault_is_a_problem_of_its_own(path: str, value: Any, subject: str, words: str) -> None:
+    findings = judge(broken(path, value), AT)
+    problems = [finding for finding in findings if finding.state == "PROBLEM"]
+    assert not healthy(findings)
+    assert [finding.subject for finding in problems] == [subject]
+    assert words in problems[0].text
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "subject"),
+    [
+        ("tee.problem", {**PROBLEM, "code": "platform.permission"}, "TEE"),
+        ("initramfs.state", "unknown", "initramfs measured"),
+        ("service.state", "not-configured", "TAS"),
+        ("service.state", "not asked", "TAS"),
+        ("agent.status.notes", ["memory not locked"], "agent"),
+    ],
+)
+def test_what_can_t_be_seen_is_a_note(path: str, value: Any, subject: str) -> None:
+    findings = judge(broken(path, value), AT)
+    assert healthy(findings)
+    assert subject in [finding.subject for finding in findings if finding.state == "note"]
+
+
+def test_without_permission_the_agent_is_a_note() -> None:
+    facts = broken("agent", {"state": "no permission", "reason": "uid 7", "hint": "", "status": None})
+    assert healthy(judge(facts, AT))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(-3, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 d")]
+)
+def test_age(seconds: float, words: str) -> None:
+    assert age(seconds) == words
