@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 from agent.core.config import VolumeConfig
 from agent.core.model import Secret
 from agent.core.ports import Deadline
-from agent.disk import binary
+from agent.disk import binary, header
+from agent.disk.header import Header
 
 PASSPHRASE = b"correct horse"
 SECRET = bytes(range(32))
@@ -92,3 +94,92 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
         change(document)
         file.seek(0)
         file.write(header_bytes(fixed, document))
+
+
+UUID = "4a041d8e-f6ab-47ec-b9e7-180d556a02cd"
+
+
+def sample() -> tuple[binary.Binary, dict[str, Any]]:
+    """A header as cryptsetup writes it, made here: keyslot 0 of an admin, keyslot 1 and token 0 of ours."""
+    fixed = binary.Binary(0x4000, 7, bytes(48), bytes(range(64)), UUID, bytes(48))
+    document = {
+        "keyslots": {"0": keyslot(0), "1": keyslot(1)},
+        "tokens": {"0": token_document()},
+        "segments": {
+            "0": {
+                "type": "crypt",
+                "offset": "16777216",
+                "size": "dynamic",
+                "iv_tweak": "0",
+                "encryption": "aes-xts-plain64",
+                "sector_size": 4096,
+            }
+        },
+        "digests": {
+            "0": {
+                "type": "pbkdf2",
+                "keyslots": ["0", "1"],
+                "segments": ["0"],
+                "hash": "sha256",
+                "iterations": 1000,
+                "salt": b64(bytes(32)),
+                "digest": b64(bytes(range(32))),
+            }
+        },
+        "config": {"json_size": "12288", "keyslots_size": "16744448"},
+    }
+    return fixed, document
+
+
+def keyslot(number: int, **changes: Any) -> dict[str, Any]:
+    """A pbkdf2 keyslot with its area at the place that goes with its number."""
+    return {
+        "type": "luks2",
+        "key_size": 64,
+        "af": {"type": "luks1", "stripes": 4000, "hash": "sha256"},
+        "area": {
+            "type": "raw",
+            "offset": str(32768 + number * 258048),
+            "size": "258048",
+            "encryption": "aes-xts-plain64",
+            "key_size": 64,
+        },
+        "kdf": {"type": "pbkdf2", "hash": "sha256", "iterations": 1000, "salt": b64(bytes([number]) * 32)},
+        **changes,
+    }
+
+
+def token_document(**changes: Any) -> dict[str, Any]:
+    """A finished token of ours, for keyslot 1."""
+    return {
+        "type": "tee-agent",
+        "keyslots": ["1"],
+        "version": 1,
+        "slot": 1,
+        "state": "bound",
+        "key_id": POLICY,
+        "generation": 1,
+        "mac": "00" * 32,
+        **changes,
+    }
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def load(data: bytes, size: int = IMAGE_BYTES) -> Header:
+    """The header in ``data``, the beginning of a device of ``size`` bytes; beyond it the device is zero."""
+
+    def read(offset: int, count: int) -> bytes:
+        stop = min(offset + count, size)
+        return data[offset:stop].ljust(max(0, stop - offset), b"\0")
+
+    return header.load(read, size)
+
+
+def sample_header(change: Callable[[dict[str, Any]], None] = lambda document: None) -> Header:
+    """``sample`` with a change, parsed."""
+    fixed, document = sample()
+    change(document)
+    return load(header_bytes(fixed, document))
