@@ -42,9 +42,9 @@ def collateral(tcb_info: bytes, qe_identity: bytes, bag: tuple[bytes, ...], root
 
 
 @lru_cache(KEPT)
-def crls(bag: tuple[bytes, ...], issuer: Certificate) -> tuple[Crl, ...]:
-    """The CRLs of ``issuer`` in ``bag``, none if it has no CRLs. Raises ChainInvalid."""
-    return crls_of(issuer, bag)
+def crls(bag: tuple[bytes, ...], issuers: tuple[Certificate, ...]) -> tuple[tuple[Crl, ...], ...]:
+    """The CRLs of each issuer in ``bag``; empty if it has none that could be Intel's. Raises ChainInvalid."""
+    return crls_of(issuers, bag)
 
 
 class Appraisal:
@@ -105,12 +105,13 @@ class Appraisal:
 
     def judge_revocation(self, bag: tuple[bytes, ...]) -> None:
         """Check 13, over the CRLs in ``bag``; after judge_tcb, whose signers it includes. Raises VerificationError."""
+        issuers = (self._chain.root, self._chain.intermediate)
+        held = ((self._chain.intermediate, *self._signers), (self._chain.leaf,))
         judged: list[Crl] = []
         if bag:
             with self._ledger.check(13):
-                of_root, of_authority = crls(bag, self._chain.root), crls(bag, self._chain.intermediate)
-                judged += _judged(of_root, (self._chain.intermediate, *self._signers), self._at)
-                judged += _judged(of_authority, (self._chain.leaf,), self._at)
+                for found, certificates in zip(crls(bag, issuers), held, strict=False):
+                    judged += _judged(found, certificates, self._at)
         if judged:
             self.revocation = f"as of {min(crl.this_update for crl in judged):%Y-%m-%dT%H:%M:%SZ}"
             self.ends += [crl.next_update for crl in judged]
@@ -148,7 +149,7 @@ def _in_force(signers: tuple[Certificate, ...], at: datetime) -> tuple[Certifica
 def _judged(found: tuple[Crl, ...], certificates: tuple[Certificate, ...], at: datetime) -> list[Crl]:
     """The current ones of ``found``, none of which revokes any of ``certificates``. Raises Revoked, OutOfValidity."""
     current = [crl for crl in found if crl.this_update <= at <= crl.next_update]
-    if found and not current:
+    if not current:
         found[0].require_current(at)
     for crl in current:
         for certificate in certificates:

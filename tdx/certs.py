@@ -39,8 +39,8 @@ class _Extension(Protocol):
 
 
 @contextmanager
-def _as_chain_invalid(what: str) -> Iterator[None]:
-    """The one table from what the parsers raise to ChainInvalid."""
+def _as_chain_invalid(what: object) -> Iterator[None]:
+    """The one table from what the parsers raise to ChainInvalid. ``what`` is put into words only when it has to be."""
     try:
         yield
     except (FormatError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -75,7 +75,7 @@ def require_within(start: datetime, end: datetime, at: datetime, what: str) -> N
         )
 
 
-def _require_known(extensions: Iterator[_Extension], known: set[x509.ObjectIdentifier], what: str) -> None:
+def _require_known(extensions: Iterator[_Extension], known: set[x509.ObjectIdentifier], what: object) -> None:
     unknown = [e.oid.dotted_string for e in extensions if e.critical and e.oid not in known]
     if unknown:
         raise ChainInvalid(f"{what} has critical extensions that are not understood: {', '.join(unknown)}")
@@ -92,7 +92,11 @@ class Certificate:
     not_before: datetime = field(compare=False)
     not_after: datetime = field(compare=False)
     key: ec.EllipticCurvePublicKey = field(compare=False, repr=False)
+    frame: asn1.Signed = field(compare=False, repr=False)
     x509: x509.Certificate = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f'"{self.name}"'
 
     @property
     def name(self) -> str:
@@ -111,31 +115,32 @@ class Certificate:
     def require_issued_by(self, issuer: Certificate) -> None:
         """Names chain and the signature holds. Raises ChainInvalid."""
         if self.issuer != issuer.subject:
-            raise ChainInvalid(f'"{self.name}" was not issued by "{issuer.name}"')
-        _require_issuer_signature(self.x509.signature, self.x509.tbs_certificate_bytes, issuer, f'"{self.name}"')
+            raise ChainInvalid(f"{self} was not issued by {issuer}")
+        _require_issuer_signature(self.frame, issuer, self)
 
     def require_role(self, *, authority: bool) -> None:
         """Basic constraints and key usage as the role needs, nothing critical beside. Raises ChainInvalid."""
-        with _as_chain_invalid(self.name):
+        with _as_chain_invalid(self):
             extensions = self.x509.extensions
             basic = extensions.get_extension_for_class(x509.BasicConstraints)
             usage = extensions.get_extension_for_class(x509.KeyUsage).value
-        _require_known(iter(extensions), _KNOWN_CRITICAL, self.name)
+        _require_known(iter(extensions), _KNOWN_CRITICAL, self)
         may = usage.key_cert_sign and usage.crl_sign if authority else usage.digital_signature
         if not basic.critical or basic.value.ca is not authority or not may:
-            raise ChainInvalid(f'"{self.name}" is not {"an authority" if authority else "an end entity"}')
+            raise ChainInvalid(f"{self} is not {'an authority' if authority else 'an end entity'}")
 
     def extension(self, oid: str) -> bytes:
         """The value of an extension that the X.509 library does not know. Raises ChainInvalid."""
-        with _as_chain_invalid(self.name):
+        with _as_chain_invalid(self):
             value = self.x509.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
         if not isinstance(value, x509.UnrecognizedExtension):
-            raise ChainInvalid(f'"{self.name}": extension {oid} is of an unexpected kind')
+            raise ChainInvalid(f"{self}: extension {oid} is of an unexpected kind")
         return value.value
 
     def require_valid(self, at: datetime) -> None:
         """Raises OutOfValidity."""
-        require_within(self.not_before, self.not_after, at, f'certificate "{self.name}"')
+        if not self.not_before <= at <= self.not_after:
+            require_within(self.not_before, self.not_after, at, f"certificate {self}")
 
 
 def load_certificate(der: bytes, what: str) -> Certificate:
@@ -143,7 +148,8 @@ def load_certificate(der: bytes, what: str) -> Certificate:
     if len(der) > MAX_CERTIFICATE:
         raise ChainInvalid(f"{what} has {len(der)} bytes, {MAX_CERTIFICATE} are allowed")
     with _as_chain_invalid(what):
-        parts = asn1.signed_parts(der)
+        frame = asn1.signed(der)
+        parts = frame.parts
         if [tag for tag, _ in parts] != _CERTIFICATE or parts[0] != asn1.VERSION_3:
             raise ChainInvalid(f"{what} is not an X.509 version 3 certificate with extensions")
         if parts[2][1] != asn1.ECDSA_SHA256:
@@ -153,14 +159,14 @@ def load_certificate(der: bytes, what: str) -> Certificate:
         start, end, key = loaded.not_valid_before_utc, loaded.not_valid_after_utc, loaded.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ChainInvalid(f"{what}: its key is not a P-256 key")
-    return Certificate(der, serial, parts[3][1], parts[5][1], start, end, key, loaded)
+    return Certificate(der, serial, parts[3][1], parts[5][1], start, end, key, frame, loaded)
 
 
-def _require_issuer_signature(signature: bytes, data: bytes, issuer: Certificate, what: str) -> None:
+def _require_issuer_signature(frame: asn1.Signed, issuer: Certificate, what: object) -> None:
     try:
-        issuer.key.verify(signature, data, ALGORITHM)
+        issuer.key.verify(frame.signature, frame.data, ALGORITHM)
     except InvalidSignature as error:
-        raise ChainInvalid(f'signature of "{issuer.name}" on {what} does not verify') from error
+        raise ChainInvalid(f"signature of {issuer} on {what} does not verify") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,45 +179,37 @@ class Crl:
     next_update: datetime = field(compare=False)
     x509: x509.CertificateRevocationList = field(compare=False, repr=False)
 
-    @property
-    def name(self) -> str:
-        return f'CRL of "{self.issuer.name}"'
-
     def require_current(self, at: datetime) -> None:
         """Raises OutOfValidity."""
-        require_within(self.this_update, self.next_update, at, self.name)
+        require_within(self.this_update, self.next_update, at, f"CRL of {self.issuer}")
 
     def require_not_revoked(self, certificate: Certificate) -> None:
         """Raises Revoked."""
-        with _as_chain_invalid(self.name):
+        with _as_chain_invalid("CRL"):
             entry = self.x509.get_revoked_certificate_by_serial_number(certificate.serial)
         if entry is not None:
-            raise Revoked(f'"{certificate.name}" with serial 0x{certificate.serial:x} is revoked by {self.name}')
+            raise Revoked(f"{certificate} with serial 0x{certificate.serial:x} is revoked by {self.issuer}")
 
 
-def crl_issuer(der: bytes) -> bytes:
-    """The issuer's Name (DER content) of a CRL in strict form. Raises ChainInvalid."""
+def frame_crl(der: bytes) -> asn1.Signed:
+    """A CRL's frame: ``parts[2]`` is its issuer's Name. Form only. Raises ChainInvalid."""
     if len(der) > MAX_CRL:
         raise ChainInvalid(f"CRL has {len(der)} bytes, {MAX_CRL} are allowed")
     with _as_chain_invalid("CRL"):
-        parts = asn1.signed_parts(der)
-        if len(parts) < 5 or parts[0] != (asn1.INTEGER, b"\x01") or parts[1][1] != asn1.ECDSA_SHA256:
-            raise ChainInvalid("CRL is not an X.509 version 2 CRL under ECDSA with SHA-256")
-    return parts[2][1]
+        frame = asn1.signed(der)
+    parts = frame.parts
+    if len(parts) < 5 or parts[0] != (asn1.INTEGER, b"\x01") or parts[1][1] != asn1.ECDSA_SHA256:
+        raise ChainInvalid("CRL is not an X.509 version 2 CRL under ECDSA with SHA-256")
+    return frame
 
 
-def load_crl(der: bytes, issuer: Certificate) -> Crl:
-    """A CRL in strict form, signed by ``issuer``, complete in scope. Raises ChainInvalid."""
-    if crl_issuer(der) != issuer.subject:
-        raise ChainInvalid(f'CRL was not issued by "{issuer.name}"')
-    what = f'CRL of "{issuer.name}"'
-    with _as_chain_invalid(what):
+def load_crl(der: bytes, frame: asn1.Signed, issuer: Certificate) -> Crl:
+    """A CRL signed by ``issuer`` and complete in scope; ``frame`` is frame_crl(der). Raises ChainInvalid."""
+    _require_issuer_signature(frame, issuer, "a CRL")
+    with _as_chain_invalid("CRL"):
         loaded = x509.load_der_x509_crl(der)
-        signature, data = loaded.signature, loaded.tbs_certlist_bytes
-    _require_issuer_signature(signature, data, issuer, what)
-    with _as_chain_invalid(what):
         start, end = loaded.last_update_utc, loaded.next_update_utc
-        _require_known(iter(loaded.extensions), set(), what)
+        _require_known(iter(loaded.extensions), set(), "CRL")
     if end is None:
-        raise ChainInvalid(f"{what} does not say when the next one comes")
+        raise ChainInvalid(f"CRL of {issuer} does not say when the next one comes")
     return Crl(der, issuer, start, end, loaded)

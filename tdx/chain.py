@@ -11,14 +11,15 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.core.errors import ChainInvalid, FormatError, UntrustedRoot
 from agent.core.model import TrustAnchor
 from tdx import pck
-from tdx.certs import Certificate, Crl, crl_issuer, load_certificate, load_crl
-from tdx.der import is_rsa_signed
+from tdx.certs import Certificate, Crl, frame_crl, load_certificate, load_crl
+from tdx.der import Signed, is_rsa_signed
 
+T = TypeVar("T")
 TCB_SIGNER = "Intel SGX TCB Signing"
 MAX_CANDIDATES = 8
 """Certificates or CRLs of one issuer that we are ready to try."""
@@ -81,7 +82,7 @@ def _anchor(root: Certificate, anchors: Iterable[TrustAnchor]) -> TrustAnchor:
         if anchor.spki_sha256 == pin:
             return anchor
     raise UntrustedRoot(
-        f'root certificate "{root.name}" is not a trusted root: the SHA-256 of its key is {pin.hex()}',
+        f"root certificate {root} is not a trusted root: the SHA-256 of its key is {pin.hex()}",
         hint="if you trust it, add this root by name; every decision under it will be marked",
     )
 
@@ -129,38 +130,41 @@ def _tcb_signer(der: bytes, root: Certificate) -> Certificate:
     certificate.require_issued_by(root)
     certificate.require_role(authority=False)
     if certificate.name != TCB_SIGNER:
-        raise ChainInvalid(f'"{certificate.name}" is not "{TCB_SIGNER}"')
+        raise ChainInvalid(f'{certificate} is not "{TCB_SIGNER}"')
     return certificate
 
 
-def crls_of(issuer: Certificate, crls: Iterable[bytes]) -> tuple[Crl, ...]:
-    """The CRLs of ``issuer`` among ``crls``, none when the set has no CRL that could be Intel's.
+def crls_of(issuers: Sequence[Certificate], crls: Iterable[bytes]) -> tuple[tuple[Crl, ...], ...]:
+    """The CRLs of each of ``issuers`` among ``crls``; empty when the set has no CRL that could be Intel's.
 
-    A set that has CRLs must have this one: otherwise a damaged CRL would pass for an absent one. CRLs under RSA are
-    another vendor's and not looked at. Raises ChainInvalid.
+    A set that has one must have one of each issuer: otherwise a damaged CRL would pass for an absent one. CRLs under
+    RSA are another vendor's and not looked at. Raises ChainInvalid.
     """
     ours = [der for der in dict.fromkeys(crls) if not is_rsa_signed(der)]
     if not ours:
         return ()
-    of_issuer, problem = [], ChainInvalid(f'the endorsements have CRLs, but none of "{issuer.name}"')
+    framed, problem = [], None
     for der in ours:
         try:
-            if crl_issuer(der) == issuer.subject:
-                of_issuer.append(der)
+            framed.append((der, frame_crl(der)))
         except ChainInvalid as error:
             problem = error
+    return tuple(_crls_of(issuer, framed, problem) for issuer in issuers)
+
+
+def _crls_of(issuer: Certificate, framed: list[tuple[bytes, Signed]], problem: ChainInvalid | None) -> tuple[Crl, ...]:
     found = []
-    for der in _few(of_issuer, "CRL"):
+    for der, frame in _few([crl for crl in framed if crl[1].parts[2][1] == issuer.subject], "CRL"):
         try:
-            found.append(load_crl(der, issuer))
+            found.append(load_crl(der, frame, issuer))
         except ChainInvalid as error:
             problem = error
     if not found:
-        raise problem
+        raise problem or ChainInvalid(f"the endorsements have CRLs, but none of {issuer}")
     return tuple(found)
 
 
-def _few(candidates: list[bytes], what: str) -> list[bytes]:
+def _few(candidates: list[T], what: str) -> list[T]:
     if len(candidates) > MAX_CANDIDATES:
         raise ChainInvalid(f"{len(candidates)} candidates for one {what}: {MAX_CANDIDATES} are tried at the most")
     return candidates

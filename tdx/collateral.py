@@ -217,9 +217,9 @@ def _level(data: Mapping[str, Any], svn: Any, sgx: tuple[int, ...] = (), tdx: tu
 
 
 def _svns(components: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-    svns = tuple(_int(component["svn"]) for component in components)
-    if len(svns) != _COMPONENTS:
-        raise ValueError(f"a TCB level has {len(svns)} components, {_COMPONENTS} are required")
+    svns = tuple([component["svn"] for component in components])
+    if len(svns) != _COMPONENTS or set(map(type, svns)) != {int} or min(svns) < 0:
+        raise ValueError(f"a TCB level has components {svns!r}, {_COMPONENTS} non-negative integers are required")
     return svns
 
 

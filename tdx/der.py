@@ -6,6 +6,8 @@ and names are compared before any signature is known to hold. Raises FormatError
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from agent.core.errors import FormatError, Oversized, Truncated
 
 INTEGER = 0x02
@@ -38,11 +40,10 @@ def element(data: bytes, at: int = 0) -> tuple[int, int, int]:
 
 def children(data: bytes) -> list[tuple[int, bytes]]:
     """Tags and contents of consecutive elements that fill ``data`` exactly."""
-    found, at = [], 0
-    while at < len(data):
-        tag, start, end = element(data, at)
-        found.append((tag, data[start:end]))
-        at = end
+    found, at, size = [], 0, len(data)
+    while at < size:
+        tag, start, at = element(data, at)
+        found.append((tag, data[start:at]))
     return found
 
 
@@ -63,17 +64,27 @@ def integer(content: bytes) -> int:
     return int.from_bytes(content, "big")
 
 
-def signed_parts(data: bytes) -> list[tuple[int, bytes]]:
-    """The elements of the signed part of a certificate or CRL whose frame is the one that we accept.
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """``data`` is what ``signature`` (DER) covers; ``parts`` are the elements in it."""
+
+    data: bytes
+    parts: list[tuple[int, bytes]]
+    signature: bytes
+
+
+def signed(data: bytes) -> Signed:
+    """A certificate or CRL whose frame is the one that we accept.
 
     That is SEQUENCE { SEQUENCE (signed), ECDSA with SHA-256, BIT STRING without unused bits }, nothing around it.
     """
-    parts = children(only(data, SEQUENCE))
-    if [tag for tag, _ in parts] != [SEQUENCE, SEQUENCE, BIT_STRING] or parts[1][1] != ECDSA_SHA256:
+    content = only(data, SEQUENCE)
+    frame = children(content)
+    if [tag for tag, _ in frame] != [SEQUENCE, SEQUENCE, BIT_STRING] or frame[1][1] != ECDSA_SHA256:
         raise FormatError("not signed with ECDSA and SHA-256", record="DER")
-    if parts[2][1][:1] != b"\0":
+    if frame[2][1][:1] != b"\0":
         raise FormatError("signature has unused bits", record="DER")
-    return children(parts[0][1])
+    return Signed(content[: element(content)[2]], children(frame[0][1]), frame[2][1][1:])
 
 
 def is_rsa_signed(data: bytes) -> bool:
@@ -82,8 +93,8 @@ def is_rsa_signed(data: bytes) -> bool:
     One changed bit does not make an object of ours look like one: the algorithm stands there twice.
     """
     try:
-        signed, algorithm, _ = children(only(data, SEQUENCE))
-        return algorithm in children(signed[1]) and children(algorithm[1])[0][1].startswith(_RSA_ARC)
+        covered, algorithm, _ = children(only(data, SEQUENCE))
+        return algorithm in children(covered[1]) and children(algorithm[1])[0][1].startswith(_RSA_ARC)
     except (FormatError, ValueError, IndexError):
         return False
 
