@@ -10,6 +10,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import http.client
 import json
 import os
 import signal
@@ -19,11 +22,76 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from sim.export import Machine
+from sim.qe import QuotingEnclave
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer as it came."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> tuple[int, str]:
+        """Status and text of a refusal."""
+        return self.status, self.json["error"]
+
+
+class Prover:
+    """A guest: bodies of get_secret with evidence of simulated hardware, and the key that opens the answer."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.tee = "intel-tdx" if isinstance(machine, QuotingEnclave) else "amd-sev-snp"
+        self.key = rsa.generate_private_key(65537, 2048)
+
+    def public(self, encoding: Encoding = Encoding.DER, form: PublicFormat = PublicFormat.PKCS1) -> bytes:
+        return self.key.public_key().public_bytes(encoding, form)
+
+    def body(
+        self, nonce: str, policy_id: str, *, key: bytes | None = None, bound: bytes | None = None
+    ) -> dict[str, Any]:
+        """A sound body; ``key`` is sent instead of ours, ``bound`` is put into REPORT_DATA instead of the right bytes."""
+        key = self.public() if key is None else key
+        report_data = hashlib.sha512(nonce.encode() + key).digest() if bound is None else bound
+        return {
+            "tee-type": self.tee,
+            "nonce": nonce,
+            "tee-evidence": b64(self.machine.report(report_data, 0).outblob),
+            "policy-id": policy_id,
+            "report-data-binding": True,
+            "wrapping-key": b64(key),
+        }
+
+    def unwrap(self, answer: Reply) -> bytes:
+        """The secret in a 200 answer."""
+        assert answer.status == 200, answer
+        part = {name: base64.b64decode(value) for name, value in answer.json["secret_key"].items()}
+        aes = self.key.decrypt(part["wrapped_key"], padding.OAEP(padding.MGF1(SHA256()), SHA256(), None))
+        return AESGCM(aes).decrypt(part["iv"], part["blob"] + part["tag"], None)
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 class RunningTas:
@@ -110,6 +178,37 @@ class RunningTas:
         assert row, key_id
         value: bytes = row[0]
         return value
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        raw: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """One HTTP request with the API key; ``body`` as JSON, or ``raw`` bytes; ``headers`` replace the usual ones."""
+        sent = {"X-API-KEY": self.api_key_file.read_text().strip()}
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=START_SECONDS, context=self.tls())
+        try:
+            connection.request(method, path, data, {**sent, **(headers or {})})
+            answer = connection.getresponse()
+            return Reply(answer.status, dict(answer.headers), answer.read())
+        finally:
+            connection.close()
+
+    def nonce(self) -> str:
+        answer = self.request("GET", "/kb/v0/get_nonce")
+        assert answer.status == 200, answer
+        nonce: str = answer.json["nonce"]
+        return nonce
+
+    def get_secret(self, body: Any) -> Reply:
+        return self.request("POST", "/kb/v0/get_secret", body)
 
     def log(self) -> list[dict[str, Any]]:
         """Its log so far, one dictionary per line."""

@@ -79,7 +79,7 @@ def test_nonce_missing(value: Any) -> None:
         NONCE + "0",
         NONCE + "\n",
         " " + NONCE,
-        "０" * 64,
+        "\uff10" * 64,
         "*" * 64,
         1,
         True,

@@ -71,8 +71,11 @@ def test_allowed_sizes(bits: int) -> None:
 
 
 def test_other_keys_and_no_keys() -> None:
-    others = [ec.generate_private_key(ec.SECP384R1()).public_key(), ed25519.Ed25519PrivateKey.generate().public_key()]
-    encoded = [key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in others]
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    encoded = [
+        ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*spki),
+        ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(*spki),
+    ]
     junk = [
         b"",
         b"x",
