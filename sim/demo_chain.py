@@ -47,19 +47,12 @@ def play(stage: Steps, world: World) -> None:
 
 
 def start_simulator(world: World) -> None:
-    """Mount the tree; the launch measurement is the host's choice, as on a real machine."""
-    world.mount.mkdir(parents=True)
-    words = (
-        "--tee",
-        world.tee,
-        "--mount",
-        world.mount,
-        "--state",
-        world.folder / "sim",
-        "--export",
-        world.endorsements,
-    )
-    world.start("sim", sys.executable, "-m", "sim", *words)
+    """Mount the tree. The reference values are what the owner expects to be launched."""
+    options = {"measurement": "--measurement", "mr_td": "--mrtd"}
+    launch = [w for name, value in world.reference.items() for w in (options.get(name, f"--{name}"), value)]
+    words = ("--tee", world.tee, "--mount", world.mount, "--state", world.folder / "sim")
+    where = ("--export", world.endorsements)
+    world.start_with_fd("sim", sys.executable, "-m", "sim", "--foreground", *words, *where, *launch)
 
 
 def start_tas(world: World) -> None:
@@ -133,7 +126,8 @@ def sign(world: World) -> str:
 
 def verify(world: World) -> str:
     words = ("--payload", world.payload, "--policy", world.policy, "--trust-root", world.root_pem)
-    return world.agent("verify", world.bundle, *words)
+    said = world.agent("verify", world.bundle, *words).splitlines()
+    return f"{sum(' ok ' in line for line in said)} checks made, all ok\n{said[-1]}"
 
 
 def last_line(text: str) -> str:
