@@ -24,10 +24,7 @@ def load(path: Path = DEFAULT_PATH) -> Config:
 def read_bounded(path: Path, most: int) -> bytes:
     """All bytes of a regular file, ``most`` at the most. Raises ConfigError; also for a file everybody may write."""
     try:
-        # O_NONBLOCK: a FIFO in place of the file must not hang the boot.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(most + 1) if stat.S_ISREG(mode) else b""
+        mode, data = _read(path, most + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", code="config.unreadable") from error
     if not stat.S_ISREG(mode):
@@ -37,3 +34,16 @@ def read_bounded(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise ConfigError(f"{path}: larger than {most} bytes", code="config.too-large")
     return data
+
+
+def _read(path: Path, size: int) -> tuple[int, bytes]:
+    # O_NONBLOCK: a FIFO in place of the file must not hang the boot.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            return mode, b""
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return mode, file.read(size)
+    finally:
+        os.close(fd)

@@ -191,9 +191,9 @@ def _answer(response: http.client.HTTPResponse, max_bytes: int) -> Answer:
         if len(body) > max_bytes:
             raise TooLarge(f"the answer has more than {max_bytes} bytes")
         headers = {name.lower(): value for name, value in response.getheaders()}
-        length = headers.get("content-length")
-        if length is not None and "transfer-encoding" not in headers and length != str(len(body)):
-            raise TransportError(f"the answer ended after {len(body)} of {length[:20]} bytes")
+        length = headers.get("content-length", "an unknown number of")
+        if "transfer-encoding" not in headers and length != str(len(body)):
+            raise TransportError(f"the answer ended after {len(body)} of {length[:20]} bytes", code="transport.cut")
     return Answer(response.status, headers, body)
 
 
