@@ -19,7 +19,14 @@ import tdx.abi
 import tdx.roots
 import tdx.verify
 from agent.core.canonical import shown
-from agent.core.errors import FormatError, PolicyViolation, Truncated, VerificationError
+from agent.core.errors import (
+    BindingMismatch,
+    FormatError,
+    PolicyViolation,
+    SignatureInvalid,
+    Truncated,
+    VerificationError,
+)
 from agent.core.model import Check, Endorsements, ReportData, Tee, TrustAnchor, Verified
 from agent.core.policy import TCB_ORDER, Floor, Policy, evaluate, evaluate_floor, renumbered
 from agent.verify.endorsements import certificates_in_pem
@@ -85,6 +92,11 @@ def detect(blob: bytes) -> Tee:
         got=blob[:_HEADER].hex(),
         hint="the raw report (outblob) or quote is expected, not its base64 or hex",
     )
+
+
+def unpadded(blob: bytes) -> bytes:
+    """The evidence as it goes into a bundle: a quote without the zeros it was delivered with. Raises FormatError."""
+    return tdx.abi.parse(blob).data if detect(blob) is Tee.TDX else blob
 
 
 def parse_fields(blob: bytes) -> tuple[Tee, int, dict[str, Any]]:
@@ -154,6 +166,8 @@ def appraise(verified: Verified, *, policy: Policy | None = None, floor: Floor |
     left_out = [*verified.not_checked, *floor.lifted()]
     if not policy:
         left_out.append(NO_POLICY)
+    if verified.tcb_status not in ("UpToDate", "n/a") and not (policy and "tcb" in policy.rules):
+        left_out.append(f"TCB status {verified.tcb_status}: no policy's tcb rule judged it")
     return replace(verified, checks=tuple(checks), not_checked=tuple(left_out))
 
 
@@ -201,14 +215,13 @@ def signature_valid(blob: bytes, endorsements: Endorsements, at: datetime) -> bo
     found = [*endorsements.certificates, *certificates_in_pem(blob, "evidence")]
     roots = [TrustAnchor("any", digest) for certificate in found if (digest := _key_digest(certificate))]
     try:
-        checks = _VERIFY[tee](blob, endorsements, roots, at).checks
+        checks, refuted = _VERIFY[tee](blob, endorsements, roots, at).checks, False
     except VerificationError as error:
-        checks = error.checks
-    made = {check.name: check.ok for check in checks}
-    results = [made.get(name) for name in _SIGNATURES[tee]]
-    if False in results:
-        return False
-    return None if None in results else True
+        checks, refuted = error.checks, isinstance(error, SignatureInvalid | BindingMismatch)
+    wanted = set(_SIGNATURES[tee])
+    if wanted <= {check.name for check in checks if check.ok}:
+        return True
+    return False if refuted and checks and checks[-1].name in wanted else None
 
 
 def _key_digest(certificate: bytes) -> bytes:
