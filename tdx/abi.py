@@ -219,9 +219,13 @@ def parse(data: bytes) -> Quote:
     """A quote as delivered. Raises Truncated, Oversized, UnsupportedVersion, FormatError."""
     if len(data) > MAX_QUOTE:
         raise Oversized(f"quote has {len(data)} bytes, {MAX_QUOTE} are allowed", record="TDX quote", offset=MAX_QUOTE)
+    data = bytes(data)
     header, body, at = _parse_signed(data)
-    size = _u32(data, at, "signature data length")
-    start, end = at + 4, at + 4 + size
+    start = at + 4
+    if len(data) < start:
+        raise Truncated("TDX quote is truncated: signature data length is missing", record="TDX quote", offset=at)
+    size = int.from_bytes(data[at:start], "little")
+    end = start + size
     if end > len(data):
         raise Truncated(
             f"signature data length is larger than the remaining bytes: {size} against {len(data) - start}",
@@ -246,13 +250,13 @@ def parse(data: bytes) -> Quote:
         qe_signature=qe.qe_signature,
         auth_data=rest[: qe.auth_size],
         certificates=certificates,
-        data=bytes(data[:end]),
+        data=data[:end],
         trailing=len(data) - end,
     )
 
 
 def _parse_signed(data: bytes) -> tuple[Header, Body, int]:
-    """Header, body, and the offset after them. The version is judged before anything that depends on it."""
+    """Header, body, and the offset after them. The version is judged first."""
     if len(data) >= 2 and (version := int.from_bytes(data[:2], "little")) not in {4, 5}:
         raise UnsupportedVersion(f"unsupported TDX quote version {version}", record="TDX quote header", offset=0)
     header = Header.parse_prefix(data)
@@ -265,11 +269,8 @@ def _parse_signed(data: bytes) -> tuple[Header, Body, int]:
             f"quote body type {descriptor.body_type} is not a TD report (2 or 3)", record=descriptor.TITLE, offset=48
         )
     if descriptor.body_size != kind.SIZE:
-        raise FormatError(
-            f"{kind.TITLE} has {kind.SIZE} bytes, the quote says {descriptor.body_size}",
-            record=descriptor.TITLE,
-            offset=50,
-        )
+        problem = f"{kind.TITLE} has {kind.SIZE} bytes, the quote says {descriptor.body_size}"
+        raise FormatError(problem, record=descriptor.TITLE, offset=50)
     return header, kind.parse_prefix(data[54:]), 54 + kind.SIZE
 
 
@@ -290,17 +291,8 @@ def _certification(head: SignatureHead | CertHead, data: bytes, wanted: int) -> 
 
 def _require_padding(data: bytes, end: int) -> None:
     if any(data[end:]):
-        raise Oversized(
-            f"unexpected data after the {end}-byte quote: {len(data) - end} bytes, not all zero",
-            record="TDX quote",
-            offset=end,
-        )
-
-
-def _u32(data: bytes, at: int, what: str) -> int:
-    if len(data) < at + 4:
-        raise Truncated(f"TDX quote is truncated: {what} is missing", record="TDX quote", offset=len(data))
-    return int.from_bytes(data[at : at + 4], "little")
+        problem = f"unexpected data after the {end}-byte quote: {len(data) - end} bytes, not all zero"
+        raise Oversized(problem, record="TDX quote", offset=end)
 
 
 def _plain(record: Record) -> dict[str, Any]:
