@@ -1,7 +1,8 @@
 """A simulated TEE for tests: a real ``python -m sim`` process on a FUSE mount, or the bare machine in this process.
 
-Tests that mount need root and /dev/fuse: mark them ``fuse``. ``pki_state`` is shared by a whole pytest worker, for
-RSA-4096 keys take seconds. Fixtures are imported by name: ``from tests.support.simulator import pki_state``.
+Tests that mount need root and /dev/fuse: mark them ``fuse``. ``pki_state`` is shared by the
+whole session, for RSA-4096 keys take seconds; tests/integration/conftest.py has it for all tests there, others import
+it in their conftest.py.
 """
 
 from __future__ import annotations
@@ -104,5 +105,6 @@ def anchor(root: x509.Certificate) -> TrustAnchor:
 
 @pytest.fixture(scope="session")
 def pki_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state folder for all simulators of this worker: the hierarchies are made once."""
-    return tmp_path_factory.mktemp("pki")
+    """A state folder for all simulators of this session, all its workers included: the hierarchies are made once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "simulator-pki"
