@@ -9,22 +9,25 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.core.canonical import Reader, rfc3339
+from agent.core.canonical import rfc3339
 from agent.core.config import Config
 from agent.core.errors import TeeAgentError
 from agent.core.model import Nonce
 from agent.core.ports import Deadline as AnyDeadline
 from agent.daemon import privileges, sockets
+from agent.daemon.names import FETCHER, QUOTER, SOCKETS, socket_path
 from agent.daemon.peers import Caller
+from agent.daemon.remote import RemoteQuoter
 from agent.daemon.role import Life, begin, live, rehardened
 from agent.daemon.rpc import Service
+from agent.daemon.state import State
 from agent.deadline import Deadline
+from agent.session import open_tas
 
-NAME = "fetcher"
 CHECK_SECONDS = 20.0
 """For version and nonce together."""
 INTERVAL_SECONDS = 300.0
@@ -34,33 +37,6 @@ JITTER = 0.2
 
 Check = Callable[[AnyDeadline], tuple[str, Nonce]]
 """Asks the service for its version and a nonce."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What is known about the service. ``state``: not-configured | checking | reachable | unreachable.
-
-    Times are RFC 3339 in UTC, "" where it never happened; ``nonce`` is the newest one, also of earlier checks.
-    """
-
-    state: str
-    url: str = ""
-    version: str = ""
-    nonce: str = ""
-    nonce_at: str = ""
-    checked_at: str = ""
-    reason: str = ""
-    code: str = ""
-
-    def document(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def state_from(document: dict[str, Any]) -> State:
-    """The way back. Raises FormatError."""
-    names = frozenset(State.__dataclass_fields__)
-    fields = Reader(document, "state of the service", names)
-    return State(**{name: fields.text(name, 2048) for name in names})
 
 
 class Watch:
@@ -99,16 +75,32 @@ def _now() -> str:
     return rfc3339(datetime.now(UTC))
 
 
+def start(config: Config, *, supervised: bool) -> int:
+    """The role's process, on the configured service if there is one. Raises as run."""
+    return run(config, lambda: _open(config), supervised=supervised)
+
+
+def _open(config: Config) -> Check | None:
+    if config.tas is None:
+        return None
+    client = open_tas(config, quotes=RemoteQuoter(socket_path(config.daemon.runtime_dir, QUOTER)))
+
+    def check(deadline: AnyDeadline) -> tuple[str, Nonce]:
+        return client.version(deadline), client.nonce(deadline)
+
+    return check
+
+
 def run(config: Config, open_check: Callable[[], Check | None], *, supervised: bool) -> int:
     """The role's process. ``open_check`` reads what only root may (the API key) and is called first.
 
     Raises ConfigError, Conflict, PermissionMissing.
     """
-    life = begin(NAME, supervised=supervised)
+    life = begin(FETCHER, supervised=supervised)
     user = privileges.unprivileged(config.daemon.fetcher_user, "fetcher_user")
     signer = privileges.unprivileged(config.daemon.signer_user, "signer_user")
     watch = Watch(config.tas.url if config.tas else "", open_check())
-    listener = sockets.listen(config.daemon.runtime_dir, NAME)
+    listener = sockets.listen(config.daemon.runtime_dir, SOCKETS[FETCHER])
     privileges.become(user)
     rehardened()
 

@@ -23,14 +23,15 @@ from agent.core.model import Evidence, Nonce
 from agent.core.ports import QuoteSource
 from agent.core.statement import USES
 from agent.daemon import privileges, sockets
+from agent.daemon.names import QUOTER, SOCKETS
 from agent.daemon.peers import Caller
 from agent.daemon.remote import MAX_KEY, evidence_to
 from agent.daemon.role import Life, begin, live, rehardened
 from agent.daemon.rpc import Service
 from agent.deadline import Deadline
+from agent.probe import find_source
 from agent.quoter import Quoter, Quotes, local_scope
 
-NAME = "quoter"
 ALL = frozenset({"tas", "signing_key", "challenge_batch", "collect"})
 SIGNER = frozenset({"signing_key", "challenge_batch"})
 FETCHER = frozenset({"tas"})
@@ -92,13 +93,18 @@ class Desk:
         return method(*fields, deadline=Deadline(self._seconds, "evidence"))
 
 
-def run(config: Config, find_source: Callable[[], QuoteSource], *, supervised: bool) -> int:
-    """The role's process. Raises PlatformError without a TEE, Conflict when another quoter serves."""
-    life = begin(NAME, supervised=supervised)
+def start(config: Config, *, supervised: bool) -> int:
+    """The role's process on this machine's TEE. Raises PlatformError without one; the rest as run."""
+    return run(config, lambda: find_source(config.evidence)[1], supervised=supervised)
+
+
+def run(config: Config, find: Callable[[], QuoteSource], *, supervised: bool) -> int:
+    """The role's process. Raises what ``find`` raises, ConfigError, Conflict when another quoter serves."""
+    life = begin(QUOTER, supervised=supervised)
     signer = privileges.unprivileged(config.daemon.signer_user, "signer_user")
     fetcher = privileges.unprivileged(config.daemon.fetcher_user, "fetcher_user")
-    quotes = Quoter(find_source(), local_scope(config.daemon.audience))
-    listener = sockets.listen(config.daemon.runtime_dir, NAME)
+    quotes = Quoter(find(), local_scope(config.daemon.audience))
+    listener = sockets.listen(config.daemon.runtime_dir, SOCKETS[QUOTER])
     privileges.drop_capabilities()
     rehardened()
     service = Service(Desk(quotes, config.evidence.quote_seconds).methods(), permits(signer.uid, fetcher.uid))

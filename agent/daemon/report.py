@@ -14,19 +14,21 @@ from typing import Any
 from agent import __version__
 from agent.core.canonical import b64, rfc3339
 from agent.core.errors import TeeAgentError
-from agent.daemon import fetcher, problem, quoter, rpc
+from agent.daemon import problem, rpc
 from agent.daemon.batch import Batcher
 from agent.daemon.keys import AttestedKey, KeyRing
+from agent.daemon.names import FETCHER, QUOTER, SIGNER, socket_path
+from agent.daemon.state import State, state_from
 from agent.deadline import Deadline
 
 ASK_SECONDS = 2.0
 """For another process of ours to answer."""
 
 
-def service_state(folder: Path) -> fetcher.State:
+def service_state(folder: Path) -> State:
     """The fetcher's knowledge. Raises TeeAgentError when it does not answer."""
-    answer = rpc.call(folder / "fetcher.sock", "state", {}, deadline=Deadline(ASK_SECONDS, "fetcher"))
-    return fetcher.state_from(answer)
+    answer = rpc.call(socket_path(folder, FETCHER), "state", {}, deadline=Deadline(ASK_SECONDS, "fetcher"))
+    return state_from(answer)
 
 
 def describe_key(key: AttestedKey) -> dict[str, Any]:
@@ -71,9 +73,9 @@ class Reporter:
             "trouble": problem.document(trouble) if trouble else None,
             "service": self._service(),
             "processes": {
-                "signer": {"pid": os.getpid()},
-                "quoter": self._ping(quoter.NAME),
-                "fetcher": self._ping(fetcher.NAME),
+                SIGNER: {"pid": os.getpid()},
+                QUOTER: self._ping(QUOTER),
+                FETCHER: self._ping(FETCHER),
             },
             "challenges": {
                 "waiting": self.batcher.waiting,
@@ -88,10 +90,10 @@ class Reporter:
         try:
             return service_state(self.folder).document()
         except TeeAgentError as error:
-            return fetcher.State("unknown", reason=error.message, code=error.code).document()
+            return State("unknown", reason=error.message, code=error.code).document()
 
     def _ping(self, name: str) -> Mapping[str, Any]:
         try:
-            return rpc.call(self.folder / f"{name}.sock", rpc.PING, {}, deadline=Deadline(ASK_SECONDS, name))
+            return rpc.call(socket_path(self.folder, name), rpc.PING, {}, deadline=Deadline(ASK_SECONDS, name))
         except TeeAgentError as error:
             return {"pid": None, "error": problem.document(error)}

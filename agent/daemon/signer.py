@@ -13,18 +13,19 @@ from pathlib import Path
 from agent.core.config import Config
 from agent.core.errors import TeeAgentError
 from agent.core.model import Endorsements, Evidence, Tee
-from agent.daemon import privileges, quoter, sockets
+from agent.daemon import privileges, sockets
 from agent.daemon.api import Api, Dispatch
 from agent.daemon.batch import Batcher
 from agent.daemon.front import Front
 from agent.daemon.keys import Endorse, KeyRing, Terms
+from agent.daemon.names import QUOTER, SIGNER, SOCKETS, socket_path
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.report import Reporter, service_state
 from agent.daemon.role import Life, begin, live, rehardened
+from agent.probe import endorsements_of
 from agent.quoter import local_scope
+from agent.verify.endorsements import load_folder
 
-NAME = "signer"
-SOCKET = "agent"
 DESCRIPTORS = 4096
 """Sockets and pidfds of all connections, with room to spare."""
 NONCE_SECONDS = 3.0
@@ -64,15 +65,21 @@ def newest_nonce(folder: Path) -> Callable[[], str | None]:
     return ask
 
 
+def start(config: Config, *, supervised: bool) -> int:
+    """The role's process with this machine's endorsements. Raises as run."""
+    endorse = endorser(config.evidence.endorsements, endorsements_of, load_folder)
+    return run(config, endorse, supervised=supervised)
+
+
 def run(config: Config, endorse: Endorse, *, supervised: bool) -> int:
     """The role's process. Raises ConfigError, Conflict, PermissionMissing, PlatformError."""
-    life = begin(NAME, supervised=supervised)
+    life = begin(SIGNER, supervised=supervised)
     user = privileges.unprivileged(config.daemon.signer_user, "signer_user")
     allowed, unknown = privileges.allowed(config.daemon)
     notes = tuple(f"[daemon] allows {name}, which this machine does not know" for name in unknown)
     for note in notes:
         life.log(note)
-    listener = sockets.listen(config.daemon.runtime_dir, SOCKET)
+    listener = sockets.listen(config.daemon.runtime_dir, SOCKETS[SIGNER])
     _more_descriptors()
     if os.geteuid() == 0:
         privileges.leave_network()
@@ -86,7 +93,7 @@ def run(config: Config, endorse: Endorse, *, supervised: bool) -> int:
             timedelta(seconds=config.daemon.key_lifetime_seconds),
             config.evidence.quote_seconds,
         )
-        quotes = RemoteQuoter(folder / f"{quoter.NAME}.sock")
+        quotes = RemoteQuoter(socket_path(folder, QUOTER))
         ring = KeyRing(terms, quotes, endorse, newest_nonce(folder))
         batcher = Batcher(ring, quotes, endorse, config.daemon.challenge_batch_max)
         front = Front(allowed)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from agent.core.config import Config
 from agent.core.errors import PlatformError
-from agent.daemon import fetcher, privileges, quoter, signer, sockets
+from agent.daemon import privileges, sockets
 from agent.daemon.child import Child, spawn
+from agent.daemon.names import FETCHER, QUOTER, SIGNER, SOCKETS, socket_path
 from agent.daemon.notify import Notifier, watchdog_seconds
 from agent.hardening import harden
 
@@ -44,7 +45,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         try:
-            for names in ((quoter.NAME,), (fetcher.NAME, signer.NAME)):
+            for names in ((QUOTER,), (FETCHER, SIGNER)):
                 await self._started([self._start(name) for name in names])
             await self._until_end()
             return self._verdict()
@@ -67,8 +68,8 @@ class Supervisor:
     async def _started(self, children: list[Child]) -> None:
         for child in children:
             await self._first(child.ready)
-        if children[-1].name == signer.NAME and not self._over():
-            self._notifier.ready(f"serves {self._config.daemon.runtime_dir}/{signer.SOCKET}.sock")
+        if children[-1].name == SIGNER and not self._over():
+            self._notifier.ready(f"serves {socket_path(self._config.daemon.runtime_dir, SIGNER)}")
 
     async def _until_end(self) -> None:
         await self._first(asyncio.Event())
@@ -111,8 +112,8 @@ class Supervisor:
     async def _end(self) -> None:
         """Last started, first ended: the signer's clients get their answers while the quoter still works."""
         for child in reversed(self._children):
-            await child.end(GRACE_SECONDS + (self._config.evidence.quote_seconds if child.name == quoter.NAME else 0))
-        for name in (signer.SOCKET, fetcher.NAME, quoter.NAME):
+            await child.end(GRACE_SECONDS + (self._config.evidence.quote_seconds if child.name == QUOTER else 0))
+        for name in SOCKETS.values():
             sockets.remove(self._config.daemon.runtime_dir, name)
         os.close(self._held)
         os.close(self._lifeline)

@@ -1,0 +1,126 @@
+"""Client of the agent's own socket, for our commands: standard library only, one connection per request.
+
+Apps in any language need no library: docs/api.md, and curl.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.core.errors import DeadlineExceeded, ProtocolError, TeeAgentError, TransportError
+from agent.core.ports import Deadline
+from agent.daemon import problem
+
+MAX_ANSWER = 4 << 20
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, deadline: Deadline) -> None:
+        super().__init__("agent", timeout=deadline.remaining())
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """Talks to ``path`` (agent.sock).
+
+    Every method raises what the agent answered (Denied, ServerError, FirmwareError, ...), TransportError where no
+    agent answers, DeadlineExceeded, ProtocolError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def status(self, deadline: Deadline) -> dict[str, Any]:
+        """GET /v1/status, as in docs/api.md."""
+        return self._json(self._request("GET", "/v1/status", deadline))
+
+    def keys(self, deadline: Deadline) -> dict[str, Any]:
+        """GET /v1/keys, as in docs/api.md."""
+        return self._json(self._request("GET", "/v1/keys", deadline))
+
+    def sign(self, payload: Iterator[bytes], *, context: str, audience: str, deadline: Deadline) -> bytes:
+        """A bundle over all chunks of ``payload``, in constant memory."""
+        query = {name: value for name, value in (("context", context), ("audience", audience)) if value}
+        path = "/v1/sign" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        return self._request("POST", path, deadline, payload, {"Content-Type": "application/octet-stream"})
+
+    def challenge(self, document: Mapping[str, Any], deadline: Deadline) -> bytes:
+        """POST /v1/challenge with ``document`` as in docs/api.md: a bundle with evidence over the nonce in it."""
+        body = json.dumps(document).encode()
+        return self._request("POST", "/v1/challenge", deadline, body, {"Content-Type": "application/json"})
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        deadline: Deadline,
+        body: bytes | Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        connection = _UnixConnection(self._path, deadline)
+        try:
+            return _converse(connection, method, path, body, headers or {})
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{self._path}: the agent did not answer in time") from error
+        except http.client.HTTPException as error:
+            raise ProtocolError(f"{self._path}: what answers there is not the agent: {error}") from error
+        except OSError as error:
+            raise TransportError(
+                f"{self._path}: {error.strerror or error}",
+                hint="is the daemon running? systemctl status tee-agent",
+                code="transport.no-daemon",
+            ) from error
+        finally:
+            connection.close()
+
+    def _json(self, data: bytes) -> dict[str, Any]:
+        return _object(data, self._path)
+
+
+def _converse(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | Iterator[bytes] | None,
+    headers: Mapping[str, str],
+) -> bytes:
+    try:
+        connection.request(method, path, body, dict(headers))
+    except BrokenPipeError:
+        # Refused before the body was read: the reason is waiting to be read.
+        pass
+    response = connection.getresponse()
+    data = response.read(MAX_ANSWER + 1)
+    if len(data) > MAX_ANSWER:
+        raise ProtocolError(f"an answer of more than {MAX_ANSWER} bytes")
+    if response.status != http.client.OK:
+        raise _refused(response, data)
+    return data
+
+
+def _refused(response: http.client.HTTPResponse, data: bytes) -> TeeAgentError:
+    if response.getheader("Content-Type", "").partition(";")[0] != problem.MEDIA_TYPE:
+        return ProtocolError(f"the agent answered {response.status} without a reason")
+    wait = response.getheader("Retry-After", "0")
+    return problem.exception(_object(data, "problem"), float(wait) if wait.isdecimal() else 0.0)
+
+
+def _object(data: bytes, what: object) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{what}: the answer is not JSON") from error
+    if not isinstance(document, dict):
+        raise ProtocolError(f"{what}: the answer is not a JSON object")
+    return document
