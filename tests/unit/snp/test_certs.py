@@ -112,6 +112,21 @@ def test_a_crl_is_read_as_it_was_made() -> None:
     assert certs.parse_crl(crl()).revoked == {}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("2b060104019c78010305", "2b060104019c78010306", "there twice"),
+        ("060355040b", "0603550403", "two common names"),
+        ("a003020102", "a003020101", "not an X.509 version 3"),
+    ],
+)
+def test_ambiguous_certificates_are_refused(old: str, new: str, problem: str) -> None:
+    was, becomes = bytes.fromhex(old), bytes.fromhex(new)
+    assert was in _LEAF
+    with pytest.raises(FormatError, match=problem):
+        certs.parse_certificate(_LEAF.replace(was, becomes))
+
+
 def test_an_ec_key_signs_no_certificates() -> None:
     leaf = certs.parse_certificate(world().leaf.der())
     with pytest.raises(FormatError, match="not an RSA key"):

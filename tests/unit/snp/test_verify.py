@@ -220,15 +220,29 @@ def test_a_warm_chain_is_still_bound_by_time(at: datetime) -> None:
         verify(blob, bag, [anchor()], at)
 
 
-def test_a_warm_chain_serves_no_other_anchor_chip_or_tcb() -> None:
-    sound = world()
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_warm_chain_serves_no_other_report(version: int) -> None:
+    sound = world(version=version)
     bag = sound.bag()
     verify(sound.signed(), bag, [anchor()], NOW)
-    with pytest.raises(UntrustedRoot):
-        verify(sound.signed(), bag, [anchor("mine")], NOW)
-    for changes in ({"chip_id": bytes(64)}, {"reported_tcb": tcb_word(Product.MILAN, **{**SPLS, "snp": 25})}):
+    changes: list[dict[str, object]] = [
+        {"chip_id": bytes(64)},
+        {"reported_tcb": tcb_word(Product.MILAN, **{**SPLS, "snp": 25})},
+        {"key_info": abi.key_info("VLEK")},
+    ]
+    if version == 3:
+        changes.append({"cpuid_model": 0x11})
+    for change in changes:
         with pytest.raises(ChainInvalid):
-            verify(sound.with_report(**changes).signed(), bag, [anchor()], NOW)
+            verify(sound.with_report(**change).signed(), bag, [anchor()], NOW)
+
+
+def test_a_warm_chain_serves_no_other_anchor() -> None:
+    sound = world()
+    blob, bag = sound.signed(), sound.bag()
+    verify(blob, bag, [anchor()], NOW)
+    with pytest.raises(UntrustedRoot):
+        verify(blob, bag, [anchor("mine")], NOW)
 
 
 def test_warm_chains_are_few() -> None:
