@@ -81,9 +81,9 @@ def verify(
     verified = _chain(trail, report, endorsements, anchors, at)
     trail.checks = list(verified.checks)
     _signature(trail, report, verified)
-    not_checked = [] if verified.crl else ["revocation"]
+    not_checked = [] if verified.crl else ["revocation: no CRL was given"]
     if report_data is None:
-        not_checked.append("report_data")
+        not_checked.append("REPORT_DATA: no expected value was given")
     else:
         _binding(trail, report, report_data)
     return Verified(
