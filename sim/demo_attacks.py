@@ -6,12 +6,12 @@ import json
 import shutil
 
 from sim import luks_attack
-from sim.demo_chain import VOLUME, Steps, last_line, policy
+from sim.demo_chain import VOLUME, Steps, policy
 from sim.demo_world import StepFailed, World
 
 
 def play(stage: Steps, world: World) -> None:
-    """Four refusals."""
+    """Five refusals."""
     with stage.step("one bit of the bundle flipped") as notes:
         notes.append(tampered_bundle(world))
     with stage.step("a bundle held against another measurement") as notes:
@@ -25,10 +25,11 @@ def play(stage: Steps, world: World) -> None:
 
 
 def must_say(text: str, code: str) -> str:
-    """The refusal's first line, if it carries this stable code. Raises StepFailed."""
-    if code not in text:
+    """The line with the reason, if the refusal carries this stable code. Raises StepFailed."""
+    if f"[{code}" not in text:
         raise StepFailed(f"refused, but not with {code}:\n{text}")
-    return f"refused: {text.strip().splitlines()[0]}"
+    reasons = [line for line in text.splitlines() if line.startswith("tee-agent: ")]
+    return f"refused: {reasons[-1].removeprefix('tee-agent: ')}"
 
 
 def tampered_bundle(world: World) -> str:
@@ -37,7 +38,7 @@ def tampered_bundle(world: World) -> str:
     tampered = world.folder / "tampered.bundle"
     tampered.write_bytes(data)
     words = ("--payload", world.payload, "--policy", world.policy, "--trust-root", world.root_pem)
-    return last_line(world.agent("verify", tampered, *words, status=65))
+    return must_say(world.agent("verify", tampered, *words, status=65), "")
 
 
 def other_workload(world: World) -> str:
