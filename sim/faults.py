@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.core.errors import UsageError
-from sim.tree import Made, failure
+from sim.kernel import Made, failure
 
 ALWAYS = -1
 """COUNT for ``*``."""

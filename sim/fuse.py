@@ -17,7 +17,8 @@ from typing import Any, Never
 
 import mfusepy
 
-from sim.tree import Handle, Tree, failure
+from sim.kernel import failure
+from sim.tree import Handle, Tree
 
 FSNAME = "tee-agent-simulator"
 """The source shown in /proc/self/mountinfo: how a stale mount of ours is known."""

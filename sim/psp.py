@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.core.model import Endorsements
 from sim import keys, pki_amd
-from sim.tree import Made
+from sim.kernel import Made
 from snp import certtable
 from snp.abi import VERSIONS, Report
 from snp.words import Product, policy_word, tcb_word

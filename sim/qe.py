@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.core.model import Endorsements
 from sim import keys, pki_intel
-from sim.tree import Made, failure
+from sim.kernel import Made, failure
 from tdx import abi, roots
 
 DELIVERED = 8000

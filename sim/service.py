@@ -35,6 +35,12 @@ class Service:
 
     def run(self, ready: Callable[[], None]) -> int:
         """Serve until SIGTERM, SIGINT, SIGHUP or umount; 0 then. Raises PlatformError, Conflict."""
+        try:
+            return self._run(ready)
+        except OSError as error:
+            raise PlatformError(f"{error.filename or self.mount}: {error.strerror or error}") from error
+
+    def _run(self, ready: Callable[[], None]) -> int:
         # Blocked before any thread starts, so that only this thread, in sigwait, ever sees them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         made = host.prepare_mountpoint(self.mount)

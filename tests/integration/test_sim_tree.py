@@ -240,6 +240,19 @@ def test_background_and_umount(tmp_path: Path, pki_state: Path) -> None:
     assert not [argv for argv in commands() if str(mount).encode() in argv]
 
 
+def test_what_can_not_be_mounted_is_said(tmp_path: Path, pki_state: Path) -> None:
+    argv = [sys.executable, "-m", "sim", "--tee", "tdx", "--state", str(pki_state), "--mount"]
+    deep = tmp_path / ("s" * 100) / ("s" * 100)
+    for place, more in (("/proc/absent/tsm", []), (str(tmp_path / "m"), ["--control", str(deep)])):
+        done = subprocess.run(
+            [*argv, place, *more], cwd=REPOSITORY, check=False, timeout=60, capture_output=True, text=True
+        )
+        assert done.returncode == 69, done.stderr
+        assert done.stderr.startswith("sim: ")
+        assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def wait_until_gone(pidfd: int) -> None:
     """Wait for the process to end."""
     assert select.select([pidfd], [], [], 30)[0], "the simulator did not end after umount"

@@ -10,7 +10,7 @@ import pytest
 from agent.core.errors import UsageError
 from sim.control import answer
 from sim.faults import ALWAYS, ERRNOS, Faults, FaultyProvider, parse
-from sim.tree import Made
+from sim.kernel import Made
 
 DATA = bytes(64)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sim.tree import Attribute, Handle, Made, Tree, failure
+from sim.kernel import Attribute, Made, failure
+from sim.tree import Handle, Tree
 
 DATA = bytes(range(64))
 
