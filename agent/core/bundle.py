@@ -18,7 +18,7 @@ from typing import Any
 
 from agent.core import binding, canonical
 from agent.core.challenge import MAX_OBJECT, NONCE_MAX, NONCE_MIN, RANDOM_SIZE, Leaf
-from agent.core.errors import FormatError
+from agent.core.errors import FormatError, UnsupportedVersion
 from agent.core.merkle import HASH_SIZE, MAX_DEPTH
 from agent.core.model import Endorsements, ReportData, Tee
 from agent.core.statement import Statement
@@ -258,9 +258,8 @@ def decode(data: bytes) -> Bundle:
     """Strict: canonical, at most MAX_BYTES, exactly the known members. Raises FormatError, Oversized."""
     document = canonical.decode(data, "bundle", MAX_BYTES)
     if document.get("type") != TYPE:
-        raise FormatError(
-            f"not a bundle of type {TYPE}: {canonical.shown(str(document.get('type')))}", code="format.version"
-        )
+        found = canonical.shown(str(document.get("type")))
+        raise UnsupportedVersion(f"not a bundle of type {TYPE}: {found}", record="bundle", expected=TYPE)
     top = canonical.Reader(document, "bundle", _KEYS)
     return Bundle(
         _payload(top.item("payload")),

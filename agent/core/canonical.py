@@ -36,7 +36,7 @@ def encode(value: Any) -> bytes:
             return text.encode("ascii")
     try:
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
         raise FormatError(f"not expressible as canonical JSON: {error}", code="format.json") from error
 
 

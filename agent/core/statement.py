@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from agent.core import canonical
-from agent.core.errors import FormatError, OutOfValidity
+from agent.core.errors import FormatError, OutOfValidity, UnsupportedVersion
 from agent.core.model import Nonce
 
 TYPE = "tee-agent/statement/v1"
@@ -126,7 +126,7 @@ class Statement:
 def _read(document: Any) -> dict[str, Any]:
     reader = canonical.Reader(document, "statement", _KEYS)
     if reader.item("type") != TYPE:
-        raise FormatError(f"statement: type is not {TYPE}", record="statement", code="format.version")
+        raise UnsupportedVersion(f"statement: type is not {TYPE}", record="statement")
     values: dict[str, Any] = {
         "use": _one_of(reader, "use", USES),
         "algorithm": reader.text("algorithm", 32, _WORD, "the name of an algorithm"),

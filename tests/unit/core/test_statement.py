@@ -1,0 +1,109 @@
+"""Statements: one form, closed domains, a life of at most a day."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from agent.core.errors import FormatError, Oversized, UnsupportedVersion
+from agent.core.statement import MAX_BYTES, USES, Statement, now_in_seconds
+
+CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+GOOD = Statement(
+    "bundle",
+    "Ed25519",
+    CREATED,
+    CREATED + timedelta(hours=24),
+    "unit:app.service",
+    "relying.example",
+    "6a1c1f0e-5b1d-4f57-9f5a-0e6d2f0c9b11",
+    "guest",
+    None,
+    "0.1.0",
+)
+
+
+def test_round_trip_and_digest() -> None:
+    for statement in (GOOD, replace(GOOD, tas_nonce="0f" * 32), *(replace(GOOD, use=use) for use in USES)):
+        data = statement.canonical()
+        assert Statement.parse(data) == statement
+        assert json.loads(data) == statement.to_json()
+        assert statement.digest() == hashlib.sha512(data).digest()
+
+
+def test_every_field_counts() -> None:
+    changes: dict[str, Any] = {
+        "use": "raw",
+        "algorithm": "ES256",
+        "created": CREATED + timedelta(seconds=1),
+        "expires": CREATED + timedelta(hours=1),
+        "owner": "",
+        "audience": "",
+        "boot_id": "6a1c1f0e-5b1d-4f57-9f5a-0e6d2f0c9b12",
+        "time_source": "tas",
+        "tas_nonce": "00" * 32,
+        "agent_version": "0.1.1",
+    }
+    digests = {replace(GOOD, **{name: value}).digest() for name, value in changes.items()}
+    assert len(digests | {GOOD.digest()}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use": "everything"},
+        {"use": ""},
+        {"algorithm": ""},
+        {"algorithm": "Ed 25519"},
+        {"expires": CREATED},
+        {"expires": CREATED - timedelta(hours=1)},
+        {"expires": CREATED + timedelta(hours=24, seconds=1)},
+        {"created": CREATED.replace(tzinfo=None)},
+        {"created": CREATED.replace(microsecond=1)},
+        {"created": CREATED.astimezone(timezone(timedelta(hours=1)))},
+        {"owner": "x" * 257},
+        {"owner": "a\nb"},
+        {"audience": "\x1b"},
+        {"audience": "\ud800"},
+        {"boot_id": "6A1C1F0E-5B1D-4F57-9F5A-0E6D2F0C9B11"},
+        {"boot_id": ""},
+        {"time_source": "sundial"},
+        {"tas_nonce": "0" * 63},
+        {"tas_nonce": ""},
+        {"agent_version": ""},
+    ],
+)
+def test_values_out_of_their_domain_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(FormatError):
+        replace(GOOD, **change)
+
+
+def test_parsing_is_strict() -> None:
+    document = GOOD.to_json()
+    for name in document:
+        with pytest.raises(FormatError):
+            Statement.from_json({key: value for key, value in document.items() if key != name})
+    wrongs: list[Any] = [{**document, "more": 1}, {**document, "tas_nonce": 1}, {**document, "created": 0}, [], None]
+    for wrong in wrongs:
+        with pytest.raises(FormatError):
+            Statement.from_json(wrong)
+    with pytest.raises(FormatError, match="canonical"):
+        Statement.parse(json.dumps(document).encode())
+    with pytest.raises(Oversized):
+        Statement.parse(b" " * (MAX_BYTES + 1))
+
+
+def test_an_unknown_type_is_an_unknown_version() -> None:
+    with pytest.raises(UnsupportedVersion) as caught:
+        Statement.from_json({**GOOD.to_json(), "type": "tee-agent/statement/v2"})
+    assert caught.value.code == "format.version"
+
+
+def test_now_in_seconds() -> None:
+    moment = datetime(2026, 1, 2, 4, 4, 5, 999, tzinfo=timezone(timedelta(hours=1)))
+    assert now_in_seconds(moment) == CREATED
