@@ -18,9 +18,8 @@ from agent.core.bundle import Attachments, Bundle, Fresh, Payload
 from agent.core.challenge import RANDOM_SIZE, Leaf
 from agent.core.errors import DeadlineExceeded, ServerError, TeeAgentError
 from agent.core.merkle import Tree
-from agent.core.model import Evidence
 from agent.daemon import problem
-from agent.daemon.keys import AttestedKey, Endorse, KeyRing, quoted
+from agent.daemon.keys import AttestedKey, Complete, KeyRing, quoted
 from agent.deadline import Deadline
 from agent.quoter import Quotes
 
@@ -73,10 +72,10 @@ class _Waiting:
 class Batcher:
     """Takes challenges, makes quotes one after the other, gives bundles."""
 
-    def __init__(self, ring: KeyRing, quotes: Quotes, endorse: Endorse, most: int) -> None:
+    def __init__(self, ring: KeyRing, quotes: Quotes, complete: Complete, most: int) -> None:
         self._ring = ring
         self._quotes = quotes
-        self._endorse = endorse
+        self._complete = complete
         self._most = most
         self._all, self._each = min(4 * most, MAX_WAITING), min(2 * most, MAX_WAITING_EACH)
         self._queue: deque[_Waiting] = deque()
@@ -134,8 +133,7 @@ class Batcher:
         try:
             key = await self._ring.current()
             tree = Tree([item.challenge.leaf(item.random, key).encode() for item in items])
-            evidence = await asyncio.to_thread(self._quote, tree)
-            batch = Quoted(key, quoted(key, evidence, self._endorse), tree)
+            batch = await asyncio.to_thread(self._quote, key, tree)
         except TeeAgentError as error:
             for item in items:
                 if not item.done.done():
@@ -146,12 +144,12 @@ class Batcher:
             if not item.done.done():
                 item.done.set_result((batch, index))
 
-    def _quote(self, tree: Tree) -> Evidence:
+    def _quote(self, key: AttestedKey, tree: Tree) -> Quoted:
         begun = time.monotonic()
         deadline = Deadline(2 * self._ring.terms.quote_seconds, "evidence for challenges")
         evidence = self._quotes.challenge_batch(tree.size, tree.root, deadline=deadline)
         self.quote_seconds = time.monotonic() - begun
-        return evidence
+        return Quoted(key, quoted(key, evidence, self._complete), tree)
 
 
 def _bundle(item: _Waiting, batch: Quoted, index: int) -> bytes:

@@ -32,8 +32,8 @@ WAIT_SECONDS = 30.0
 """How long a request waits for a key that has no evidence yet."""
 OWNER = "agent"
 
-Endorse = Callable[[Evidence], Endorsements]
-"""What the vendor says about the hardware behind this evidence. Raises TeeAgentError."""
+Complete = Callable[[Evidence], tuple[bytes, Endorsements]]
+"""The evidence as a bundle carries it: the blob without padding, and what the vendor says. Raises TeeAgentError."""
 Log = Callable[[str, TeeAgentError], None]
 
 
@@ -66,10 +66,10 @@ class Terms:
 class KeyRing:
     """Holds one attested key and sees to the next. ``tas_nonce`` gives the newest nonce of the service, or None."""
 
-    def __init__(self, terms: Terms, quotes: Quotes, endorse: Endorse, tas_nonce: Callable[[], str | None]) -> None:
+    def __init__(self, terms: Terms, quotes: Quotes, complete: Complete, tas_nonce: Callable[[], str | None]) -> None:
         self.terms = terms
         self._quotes = quotes
-        self._endorse = endorse
+        self._complete = complete
         self._tas_nonce = tas_nonce
         self._next = Ed25519PrivateKey.generate()
         self._ready = asyncio.Event()
@@ -126,7 +126,7 @@ class KeyRing:
         spki = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         deadline = Deadline(self.terms.quote_seconds, "evidence for the signing key")
         evidence = self._quotes.signing_key(ALGORITHM, USE, spki, statement.digest(), deadline=deadline)
-        attachments = Attachments(evidence.tee, evidence.blob, self._endorse(evidence), spki, statement)
+        attachments = Attachments(evidence.tee, *self._complete(evidence), spki, statement)
         return AttestedKey(private, attachments, datetime.now(UTC), evidence.provider)
 
     def _statement(self, at: datetime) -> Statement:
@@ -144,6 +144,6 @@ class KeyRing:
         )
 
 
-def quoted(key: AttestedKey, evidence: Evidence, endorse: Endorse) -> Attachments:
+def quoted(key: AttestedKey, evidence: Evidence, complete: Complete) -> Attachments:
     """The key's attachments under other evidence: that of a batch of challenges."""
-    return Attachments(evidence.tee, evidence.blob, endorse(evidence), key.attachments.spki, key.statement)
+    return Attachments(evidence.tee, *complete(evidence), key.attachments.spki, key.statement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import resource
 import time
@@ -17,7 +18,7 @@ from agent.daemon import privileges, sockets
 from agent.daemon.api import Api, Dispatch
 from agent.daemon.batch import Batcher
 from agent.daemon.front import Front
-from agent.daemon.keys import Endorse, KeyRing, Terms
+from agent.daemon.keys import Complete, KeyRing, Terms
 from agent.daemon.names import QUOTER, SIGNER, SOCKETS, socket_path
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.report import Reporter, service_state
@@ -33,18 +34,20 @@ NONCE_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 
 
-def endorser(folder: Path, of_evidence: Endorse, load: Callable[[Path], Endorsements]) -> Endorse:
-    """What came with the evidence, then what the folder has. A folder that is missing has nothing."""
+def completer(folder: Path) -> Complete:
+    """For bundles: what came with the evidence, then what ``folder`` has. A folder that is missing has nothing."""
 
-    def endorse(evidence: Evidence) -> Endorsements:
-        found = of_evidence(evidence)
+    def complete(evidence: Evidence) -> tuple[bytes, Endorsements]:
+        found = endorsements_of(evidence)
         if folder.is_dir():
-            found = found.merged(load(folder))
+            found = found.merged(load_folder(folder))
         if evidence.tee is Tee.SNP:
-            return Endorsements(found.certificates, found.crls)
-        return found
+            return evidence.blob, Endorsements(found.certificates, found.crls)
+        # Imported where it is needed: an SNP guest has no use for quotes.
+        blob: bytes = importlib.import_module("agent.verify.evidence").unpadded(evidence.blob)
+        return blob, found
 
-    return endorse
+    return complete
 
 
 def newest_nonce(folder: Path) -> Callable[[], str | None]:
@@ -67,11 +70,10 @@ def newest_nonce(folder: Path) -> Callable[[], str | None]:
 
 def start(config: Config, *, supervised: bool) -> int:
     """The role's process with this machine's endorsements. Raises as run."""
-    endorse = endorser(config.evidence.endorsements, endorsements_of, load_folder)
-    return run(config, endorse, supervised=supervised)
+    return run(config, completer(config.evidence.endorsements), supervised=supervised)
 
 
-def run(config: Config, endorse: Endorse, *, supervised: bool) -> int:
+def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     """The role's process. Raises ConfigError, Conflict, PermissionMissing, PlatformError."""
     life = begin(SIGNER, supervised=supervised)
     user = privileges.unprivileged(config.daemon.signer_user, "signer_user")
@@ -94,8 +96,8 @@ def run(config: Config, endorse: Endorse, *, supervised: bool) -> int:
             config.evidence.quote_seconds,
         )
         quotes = RemoteQuoter(socket_path(folder, QUOTER))
-        ring = KeyRing(terms, quotes, endorse, newest_nonce(folder))
-        batcher = Batcher(ring, quotes, endorse, config.daemon.challenge_batch_max)
+        ring = KeyRing(terms, quotes, complete, newest_nonce(folder))
+        batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
         front = Front(allowed)
         reporter = Reporter(folder, ring, batcher, front.count, notes)
         dispatch = Dispatch(Api(ring, batcher, reporter).routes())
