@@ -44,7 +44,7 @@ def bind(config: VolumeConfig, *, ask: Ask, fetch: Fetch, deadline: Deadline, un
     measured.require(measured.initramfs_measured(), unmeasured_boot=unmeasured_boot)
     with ExitStack() as stack:
         volume = Volume(config, stack.enter_context(opened(config.device, write=True)), deadline)
-        _check_policy(volume, volume.device.header())
+        _check_policy(volume, volume.header())
         secret = stack.enter_context(keys.checked(fetch(config.policy_ids[0], deadline)))
         volume.device.lock(deadline)
         return _Binder(volume, secret, _Existing(volume, ask, stack)).bind()
@@ -89,7 +89,7 @@ class _Binder:
         self._device, self._deadline = volume.device, volume.deadline
 
     def bind(self) -> Bound:
-        header = self._device.header()
+        header = self._volume.header()
         _check_policy(self._volume, header)
         found = token.find(header.metadata)
         if found is not None and found[1].state == "bound" and found[1].slot in header.metadata.keyslots:
@@ -151,7 +151,7 @@ class _Binder:
     def _wipe(self, binding: Binding, cause: TeeAgentError) -> None:
         """Take our slot back out of a header that is not what it should be; say so where that fails."""
         try:
-            header = self._device.header()
+            header = self._volume.header()
             if self._volume.is_ours(header, binding, self._secret):
                 cryptsetup.kill_slot(self._device, binding.slot, self._existing.secret(), self._deadline)
         except TeeAgentError as error:

@@ -37,7 +37,7 @@ def unbind(config: VolumeConfig, *, ask: Ask, fetch: Fetch, deadline: Deadline) 
     with opened(config.device, write=True) as device:
         volume = Volume(config, device, deadline)
         device.lock(deadline)
-        header = device.header()
+        header = volume.header()
         found = token.find(header.metadata)
         if found is None:
             raise NotBound(f"volume {config.name} ({device.path}) has no tee-agent token: nothing to unbind")

@@ -51,7 +51,7 @@ def test(config: VolumeConfig, *, fetch: Fetch, deadline: Deadline) -> Opened:
 def _open(config: VolumeConfig, fetch: Fetch, deadline: Deadline, *, mapping: bool) -> Opened:
     with opened(config.device) as device:
         volume = Volume(config, device, deadline)
-        header = device.header()
+        header = volume.header()
         binding = bound(volume, header)
         with volume.secret(binding, fetch) as secret:
             keys.verify_mac(secret, header, binding)

@@ -46,9 +46,20 @@ class Volume:
         slots = (slot for slot in sorted(header.metadata.volume_digest.keyslots) if slot not in without)
         return next((slot for slot in slots if self.opens(header, slot, key)), None)
 
+    def header(self) -> Header:
+        """The header as it is now; where the configuration names a UUID, it must be this one.
+
+        A link below /dev/disk/by-uuid only repeats what some disk said of itself. Raises HeaderRefused, HeaderTampered.
+        """
+        header = self.device.header()
+        wanted = self.config.device.removeprefix("UUID=").lower()
+        if self.config.device.startswith("UUID=") and header.uuid != wanted:
+            raise HeaderTampered(f"{self.device.path} has UUID {header.uuid}, the configuration wants {wanted}")
+        return header
+
     def edited(self, before: Header) -> Header:
         """The header read back after an edit; one that can't be read any more is an edit gone wrong."""
-        after = self.device.header()
+        after = self.header()
         if after.uuid != before.uuid:
             raise HeaderTampered(f"{self.device.path}: the volume was exchanged during the edit")
         return after
