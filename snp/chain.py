@@ -267,11 +267,12 @@ def _signed(child: certs.Signed, issuer: Certificate) -> bool:
         return False
 
 
-def _is_ca(cert: Certificate) -> bool:
+def _is_ca(cert: Certificate) -> bool | None:
+    """None where the certificate does not say it readably: good for no role."""
     try:
         return cert.is_ca()
     except FormatError:
-        return False
+        return None
 
 
 def _missing_hint(role: str) -> str:

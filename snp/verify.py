@@ -31,8 +31,8 @@ from snp import abi, certs, chain
 from snp.abi import Report
 from snp.chain import Chain, Trail
 
-_WARM_CHAINS = 64
-_WARM_BYTES = 64 * 1024
+_WARM_CHAINS = 32
+_WARM_BYTES = 256 * 1024
 """A bag above this is verified anew each time: strangers' bags must not fill the memory."""
 
 

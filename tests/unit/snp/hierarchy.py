@@ -51,6 +51,10 @@ def amd(arcs: str, value: bytes) -> x509.UnrecognizedExtension:
     return x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.3.6.1.4.1.3704.1.{arcs}"), value)
 
 
+def standard(arcs: str, value: bytes) -> x509.UnrecognizedExtension:
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier(f"2.5.29.{arcs}"), value)
+
+
 def number(value: int) -> bytes:
     content = value.to_bytes(value.bit_length() // 8 + 1, "big")
     return b"\x02" + bytes([len(content)]) + content

@@ -22,7 +22,7 @@ from snp import abi, chain
 from snp.roots import GENUINE
 from snp.verify import _warm, verify
 from snp.words import Product, tcb_word
-from tests.unit.snp.hierarchy import NOW, YEAR, World, amd, anchor, crl, leaf_extensions, world
+from tests.unit.snp.hierarchy import NOW, YEAR, World, amd, anchor, crl, leaf_extensions, standard, world
 
 KINDS = [(product, kind, version) for product in Product for kind in ("VCEK", "VLEK") for version in (2, 3, 5)]
 NOT_GIVEN = ("revocation: no CRL was given", "REPORT_DATA: no expected value was given")
@@ -39,6 +39,10 @@ def leaf_with(
 ) -> Callable[[World], World]:
     extensions = leaf_extensions(product_name, {**SPLS, **spls}, hwid=hwid, csp_id=csp_id)
     return spoilt_leaf(extensions=extensions)
+
+
+def issuer_usage(value: bytes) -> Callable[[World], World]:
+    return lambda sound: sound.with_issuer(extensions=[standard("15", value)])
 
 
 SPOILT: list[tuple[str, Callable[[World], World], type[VerificationError], int, str]] = [
@@ -77,6 +81,15 @@ SPOILT: list[tuple[str, Callable[[World], World], type[VerificationError], int, 
     ("root without authority", lambda w: w.with_root(authority=None), ChainInvalid, 5, "ARK-Milan is no"),
     ("issuer without authority", lambda w: w.with_issuer(authority=False), ChainInvalid, 5, "SEV-Milan is no"),
     ("leaf with authority", lambda w: w.with_leaf(authority=True), ChainInvalid, 5, "SEV-VCEK claims"),
+    ("issuer's key not for signing", issuer_usage(b"\x03\x02\x00\x80"), ChainInvalid, 5, "SEV-Milan is no"),
+    ("issuer's key usage unreadable", issuer_usage(b"\x03\x01\x00"), ChainInvalid, 5, "SEV-Milan is no"),
+    (
+        "leaf's authority unreadable",
+        lambda w: w.with_leaf(extensions=[*w.leaf.extensions, standard("19", b"\x30\x03\x01\x01\x01")]),
+        ChainInvalid,
+        5,
+        "SEV-VCEK",
+    ),
     ("another processor", lambda w: w.with_report(cpuid_model=0x11), ChainInvalid, 5, "processor is Genoa"),
     ("unknown processor", lambda w: w.with_report(cpuid_model=0x70), ChainInvalid, 5, "no product known"),
     ("leaf expired", lambda w: w.with_leaf(end=NOW - timedelta(1)), OutOfValidity, 6, "SEV-VCEK"),
@@ -249,10 +262,21 @@ def test_a_warm_chain_serves_no_other_anchor() -> None:
 def test_warm_chains_are_few() -> None:
     sound = world()
     blob, bag = sound.signed(), sound.bag()
-    for index in range(70):
+    for index in range(40):
         spki = index.to_bytes(32, "big")
         assert verify(blob, bag, (anchor(), TrustAnchor("other", spki)), NOW).root == anchor()
-    assert len(_warm._chains) == 64
+    assert len(_warm._chains) == 32
+
+
+def test_a_large_bag_is_verified_but_not_kept() -> None:
+    sound = replace(world(Product.TURIN), extra=(bytes(300 * 1024),))
+    kept = list(_warm._chains)
+    assert sound.verify().added_root
+    assert list(_warm._chains) == kept
+
+
+def test_a_key_allowed_to_sign_certificates_may() -> None:
+    assert issuer_usage(b"\x03\x02\x02\x04")(world()).verify().added_root
 
 
 def test_turin_leaves_have_eight_bytes_of_hwid_and_fmc() -> None:
