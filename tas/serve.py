@@ -92,6 +92,7 @@ class Server:
         self._store = Store(state.database, durable=False)
         self._service = Service(self._store, trust.load(state, options.sources), log)
         self._stop = asyncio.Event()
+        self._manager = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         self._url = ""
 
     async def serve(self) -> None:
@@ -124,7 +125,7 @@ class Server:
             listener = await self._bind(app, runner)
             self._announce(listener)
             await self._stop.wait()
-            sdnotify.SystemdNotifier().notify("STOPPING=1")
+            self._tell("STOPPING=1")
             listener.close()
         finally:
             await runner.cleanup()
@@ -157,7 +158,11 @@ class Server:
         if self._options.ready_fd is not None:
             with os.fdopen(self._options.ready_fd, "w") as ready:
                 ready.write(f"{self._url} {pin}\n")
-        sdnotify.SystemdNotifier().notify(f"READY=1\nSTATUS=serving on {self._url}")
+        self._tell(f"READY=1\nSTATUS=serving on {self._url}")
+
+    def _tell(self, text: str) -> None:
+        if self._manager:
+            self._manager.notify(text)
 
     def _report_material(self, event: str, pin: str) -> None:
         material = self._service.material

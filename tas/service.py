@@ -155,9 +155,10 @@ def require_current_tcb(policy: Policy, verified: Verified) -> None:
     """
     if verified.tee is not Tee.TDX:
         return
-    spoken_of = policy.rules.get("tcb", {})
-    for part, status in appraised_fields(verified)["tcb"].items():
-        if part in TCB_PARTS and part not in spoken_of and status != "UpToDate":
+    spoken_of, statuses = policy.rules.get("tcb", {}), appraised_fields(verified)["tcb"]
+    for part in TCB_PARTS:
+        status = statuses.get(part, "unknown")
+        if part not in spoken_of and status != "UpToDate":
             raise TcbRejected(f"{part} is {status}, UpToDate is required where the policy says nothing")
 
 

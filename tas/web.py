@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ from tas.service import Service
 
 MAX_BODY = 2 << 20
 """Bytes (MAX_CONTENT_LENGTH of the protocol)."""
+
+_request_id: ContextVar[str] = ContextVar("request_id")
+"""Of the request that this task handles: in its answer's X-Request-Id and in each of its log lines."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -80,7 +84,7 @@ class Web:
         if not body:
             raise Refused(400, "Request body is required", code="denied.body")
         loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(self._workers.verify, self._service.get_secret, body, request["request_id"])
+        answer = await loop.run_in_executor(self._workers.verify, self._service.get_secret, body, _request_id.get())
         return reply(answer.body, answer.status)
 
     def _authenticate(self, request: web.Request) -> None:
@@ -102,7 +106,8 @@ class Web:
     async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Around every request: its id, the rate limit, and errors as the wire has them."""
         self.connections.arrived(request)
-        request["request_id"] = request_id = secrets.token_hex(8)
+        request_id = secrets.token_hex(8)
+        _request_id.set(request_id)
         route = request.match_info.route.resource
         standing = self._limiter.hit(request.remote or "", route.canonical if route else "", time.time())
         if standing.allowed:
@@ -126,24 +131,24 @@ class Web:
             self._refused(request, exc.status, "denied.http")
             return error(exc.status, _TEXTS.get(exc.status, exc.reason), headers=_allow(exc))
         except ServerError as exc:
-            self._log.event("unavailable", request=request["request_id"], code=exc.code, reason=exc.message)
+            self._log.event("unavailable", request=_request_id.get(), code=exc.code, reason=exc.message)
             retry = {"Retry-After": str(max(1, int(exc.retry_after)))}
             return error(503, "The service is temporarily unable to answer", headers=retry)
         except ConnectionError:
             # The client left while its body was being read.
             return error(400, _BAD_JSON)
         except Exception as exc:
-            return self._bug(request, exc)
+            return self._bug(exc)
 
-    def _bug(self, request: web.Request, exc: Exception) -> web.Response:
+    def _bug(self, exc: Exception) -> web.Response:
         # Type and place only: the text of a foreign exception may quote what it choked on.
         frame = traceback.extract_tb(exc.__traceback__)[-1]
         where = f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
-        self._log.event("error", request=request["request_id"], type=type(exc).__name__, where=where)
+        self._log.event("error", request=_request_id.get(), type=type(exc).__name__, where=where)
         return error(500, "Internal server error")
 
     def _refused(self, request: web.Request, status: int, code: str) -> None:
-        self._log.event("refused", request=request["request_id"], client=request.remote, status=status, code=code)
+        self._log.event("refused", request=_request_id.get(), client=request.remote, status=status, code=code)
 
 
 def parse_json(content_type: str, data: bytes) -> dict[str, Any]:

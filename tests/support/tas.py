@@ -118,7 +118,7 @@ class RunningTas:
         """Start it and wait until it serves. A fixed port only to come back on the one it had."""
         reader, writer = os.pipe()
         listen = f"127.0.0.1:{port}"
-        command = [sys.executable, "-m", "tas", "serve", "--state", str(self.state), "--listen", listen]
+        command = [sys.executable, "-W", "error", "-m", "tas", "serve", "--state", str(self.state), "--listen", listen]
         with self.log_file.open("ab") as sink:
             self.process = subprocess.Popen(
                 [*command, "--ready-fd", str(writer), *self._words],

@@ -1,0 +1,343 @@
+"""The server as a process: bounds on clients, crash and restart, reload, one server per state, readiness."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from sim.export import export
+from sim.psp import default_measurement
+from tas.connections import MAX_CONNECTIONS
+from tests.support.simulator import machine, pki_state
+from tests.support.tas import ROOT, Prover, RunningTas, running_tas, snp_policy
+
+__all__ = ["pki_state"]
+
+NONCE = "/kb/v0/get_nonce"
+
+
+@pytest.fixture(scope="module")
+def prover(pki_state: Path) -> Prover:
+    return Prover(machine("snp", pki_state))
+
+
+@pytest.fixture
+def endorsements(prover: Prover, tmp_path: Path) -> Path:
+    export(prover.machine, tmp_path / "endorsements")
+    return tmp_path / "endorsements"
+
+
+@contextmanager
+def connected(service: RunningTas, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
+    with (
+        socket.create_connection(("127.0.0.1", service.port), timeout=30) as plain,
+        (context or service.tls()).wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        yield secure
+
+
+def read_all(connection: ssl.SSLSocket) -> bytes:
+    """Until the server closes; b"" too when it does so without a goodbye."""
+    parts = []
+    try:
+        while part := connection.recv(4096):
+            parts.append(part)
+    except (ConnectionError, ssl.SSLError):
+        pass
+    return b"".join(parts)
+
+
+def enrol(service: RunningTas) -> bytes:
+    service.create_secret("disk")
+    service.put_policy(snp_policy("web", "disk", default_measurement().hex()))
+    return service.secret("disk")
+
+
+# Crash, restart, reload
+
+
+def test_kill_keeps_policies_and_secrets(tmp_path: Path, prover: Prover, endorsements: Path) -> None:
+    root = endorsements / "root.pem"
+    with running_tas(tmp_path / "tas", trust_roots=[root], endorsements=endorsements) as service:
+        secret = enrol(service)
+        pin, old = service.pin, service.nonce()
+        for _ in range(3):
+            service.kill()
+            service.restart()
+            assert service.pin == pin
+            assert prover.unwrap(service.get_secret(prover.body(service.nonce(), "web"))) == secret
+        # Nonces are the one thing that ends with the server.
+        assert service.get_secret(prover.body(old, "web")).error == (401, "Invalid or expired nonce")
+
+
+def test_ends_at_sigterm(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service, connected(service):
+        assert service.stop() == 0
+
+
+def test_one_server_for_a_state(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service:
+        said = service.run("serve", "--listen", "127.0.0.1:0", status=73)
+        assert "[conflict]" in said
+        assert service.request("GET", NONCE).status == 200
+
+
+def test_address_in_use(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "one") as one:
+        command = [sys.executable, "-m", "tas", "serve", "--state", str(tmp_path / "two"), "--listen"]
+        done = subprocess.run(
+            [*command, f"127.0.0.1:{one.port}"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == 78
+        assert "can't listen" in done.stderr
+
+
+def test_policy_and_secret_put_while_serving(tmp_path: Path, prover: Prover, endorsements: Path) -> None:
+    root = endorsements / "root.pem"
+    with running_tas(tmp_path / "tas", trust_roots=[root], endorsements=endorsements) as service:
+        assert service.get_secret(prover.body(service.nonce(), "web")).error == (400, "TEE verification failed")
+        secret = enrol(service)
+        assert prover.unwrap(service.get_secret(prover.body(service.nonce(), "web"))) == secret
+        service.put_policy(snp_policy("web", "disk", "ab" * 48), replace=True)
+        assert service.get_secret(prover.body(service.nonce(), "web")).status == 400
+        service.run("policy", "delete", "web")
+        assert service.get_secret(prover.body(service.nonce(), "web")).status == 400
+
+
+def await_event(service: RunningTas, event: str) -> dict[str, object]:
+    """The server's log line; asking for something in between gives it the time it needs."""
+    for _ in range(1000):
+        service.request("GET", NONCE, headers={"X-API-KEY": "none"})
+        if found := [line for line in service.log() if line["event"] == event]:
+            return found[-1]
+    raise AssertionError(f"no {event} in the log")
+
+
+def test_reload(tmp_path: Path, prover: Prover, endorsements: Path) -> None:
+    root, folder = endorsements / "root.pem", tmp_path / "loaded"
+    folder.mkdir()
+    words = ("--rate-limit", "0")
+    with running_tas(tmp_path / "tas", trust_roots=[root], endorsements=folder, arguments=words) as service:
+        secret = enrol(service)
+        assert service.process
+        assert service.get_secret(prover.body(service.nonce(), "web")).status == 400
+        for path in (endorsements / "certs").iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        service.api_key_file.write_text("k" * 40 + "\n")
+        service.process.send_signal(signal.SIGHUP)
+        await_event(service, "reload")
+        assert prover.unwrap(service.get_secret(prover.body(service.nonce(), "web"))) == secret
+
+
+def test_reload_of_something_broken_changes_nothing(tmp_path: Path, prover: Prover, endorsements: Path) -> None:
+    root = tmp_path / "root.pem"
+    root.write_bytes((endorsements / "root.pem").read_bytes())
+    words = ("--rate-limit", "0")
+    with running_tas(tmp_path / "tas", trust_roots=[root], endorsements=endorsements, arguments=words) as service:
+        secret = enrol(service)
+        assert service.process
+        root.write_text("no certificate")
+        service.process.send_signal(signal.SIGHUP)
+        assert "root.pem" in str(await_event(service, "reload-failed")["reason"])
+        assert prover.unwrap(service.get_secret(prover.body(service.nonce(), "web"))) == secret
+
+
+def test_readiness_by_notify_socket(tmp_path: Path) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(address))
+        ear.settimeout(30)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tas", "serve", "--state", str(tmp_path / "tas"), "--listen", "127.0.0.1:0"],
+            cwd=ROOT,
+            env={"NOTIFY_SOCKET": str(address), "PATH": "/usr/bin:/bin"},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert ear.recv(4096).startswith(b"READY=1\n")
+            process.terminate()
+            assert ear.recv(4096) == b"STOPPING=1"
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_files_of_a_running_server_are_the_owners_alone(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service:
+        service.create_secret("disk")
+        service.nonce()
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in service.state.iterdir()}
+        assert {"tas.sqlite", "tas.sqlite-wal", "tls-key.pem", "api-key"} <= set(modes)
+        assert set(modes.values()) == {0o600}
+        assert stat.S_IMODE(service.state.stat().st_mode) == 0o700
+
+
+def test_leaves_no_core(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service:
+        assert service.process
+        limits = Path(f"/proc/{service.process.pid}/limits").read_text()
+        row = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+        assert row.split()[4:6] == ["0", "0"]
+
+
+# Clients that misbehave
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /kb/v0/get_secret HTTP/1.1\r\nHost: x\r\n",
+        b"GET",
+    ],
+    ids=["nothing", "half a head", "half a line"],
+)
+def test_slow_head_is_cut_off(tmp_path: Path, sent: bytes) -> None:
+    with running_tas(tmp_path / "tas", arguments=("--read-seconds", "0.2")) as service:
+        with connected(service) as connection:
+            connection.sendall(sent)
+            assert read_all(connection) == b""
+        assert service.request("GET", NONCE).status == 200
+
+
+def test_slow_body_is_cut_off(tmp_path: Path) -> None:
+    head = (
+        "POST /kb/v0/get_secret HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    with running_tas(tmp_path / "tas", arguments=("--read-seconds", "0.2")) as service:
+        with connected(service) as connection:
+            connection.sendall(head.encode())
+            answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert answer.endswith(b'{"error":"The request did not arrive in time"}')
+        assert service.request("GET", NONCE).status == 200
+
+
+def test_others_are_served_while_one_is_slow(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service, connected(service) as slow:
+        slow.sendall(b"POST /kb/v0/get_secret HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n")
+        assert service.request("GET", NONCE).status == 200
+
+
+def test_more_connections_than_allowed(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service, ExitStack() as held:
+        for _ in range(MAX_CONNECTIONS):
+            held.enter_context(connected(service))
+        answers = []
+        try:
+            with connected(service) as extra:
+                extra.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+                answers.append(read_all(extra))
+        except OSError:  # cut off as early as in the handshake
+            answers.append(b"")
+        assert answers == [b""]
+        held.close()
+        assert any(service_answers(service) for _ in range(100))
+
+
+def service_answers(service: RunningTas) -> bool:
+    try:
+        return service.request("GET", NONCE).status == 200
+    except OSError:
+        return False
+
+
+def test_plain_http_gets_no_answer(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=30) as plain:
+            plain.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert not plain.recv(4096).startswith(b"HTTP")
+        service.nonce()
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_tls_versions(tmp_path: Path, version: str) -> None:
+    with running_tas(tmp_path / "tas") as service:
+        context = service.tls()
+        context.maximum_version = ssl.TLSVersion[version.replace(".", "_")]
+        with connected(service, context) as secure:
+            assert secure.version() == version
+
+
+def test_certificate_satisfies_strict_clients(tmp_path: Path) -> None:
+    # Python 3.13 asks for this by default (RFC 5280, as OpenSSL's X509_V_FLAG_X509_STRICT has it).
+    with running_tas(tmp_path / "tas") as service:
+        context = service.tls()
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        with connected(service, context) as secure:
+            assert secure.version()
+
+
+def test_junk_for_http(tmp_path: Path) -> None:
+    key = "very-secret-api-key"
+    junk = [
+        b"\0" * 100 + b"\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"X" * 100_000,
+        f"GET / HTTP/1.1\r\nX-API-KEY {key}\r\n\r\n".encode(),
+    ]
+    with running_tas(tmp_path / "tas") as service:
+        for data in junk:
+            with connected(service) as connection:
+                connection.sendall(data)
+                assert b" 400 " in read_all(connection).partition(b"\r\n")[0]
+        service.nonce()
+        text = service.log_file.read_text()
+        assert key not in text
+        assert "Traceback" not in text
+
+
+def test_rate_limit(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas", arguments=("--rate-limit", "3")) as service:
+        # A minute may end in between: six requests then fill at most two windows.
+        answers = [service.request("GET", NONCE) for _ in range(8)]
+        refused = [answer for answer in answers if answer.status == 429]
+        assert refused
+        assert refused[0].json == {"error": "rate_limit_exceeded", "message": "3 per 1 minute"}
+        assert 1 <= int(refused[0].headers["Retry-After"]) <= 60
+        assert refused[0].headers["X-RateLimit-Remaining"] == "0"
+        granted = [answer for answer in answers if answer.status == 200]
+        assert len(granted) in (3, 6)
+        assert not [answer for answer in granted if "Retry-After" in answer.headers]
+        assert service.request("GET", "/version").status == 200
+        # Counted before the key is looked at.
+        wrong = [service.request("GET", "/alphav1/nonce", headers={"X-API-KEY": "x"}).status for _ in range(8)]
+        assert set(wrong) == {401, 429}
+
+
+# What `tas check` says
+
+
+def test_check_marks_added_roots(tmp_path: Path, endorsements: Path) -> None:
+    root = endorsements / "root.pem"
+    with running_tas(tmp_path / "tas", trust_roots=[root], endorsements=endorsements) as service:
+        enrol(service)
+        facts = json.loads(service.run("check", "--json"))
+        assert (facts["running"], facts["pin"], facts["secrets"]) == (True, service.pin, 1)
+        assert [item["name"] for item in facts["roots"] if not item["genuine"]] == ["root.pem"]
+        assert [item["policy_id"] for item in facts["policies"]] == ["web"]
+        assert any("added trust root root.pem" in text for text in facts["warnings"])
+        screen = service.run("check")
+        assert [line for line in screen.splitlines() if line.startswith("root.pem") and "ADDED" in line]
+        service.kill()
+        assert json.loads(service.run("check", "--json"))["running"] is False
+
+
+def test_check_names_what_is_wrong(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service:
+        assert json.loads(service.run("check", "--json"))["problems"] == []
+        service.put_policy(snp_policy("web", "nothing", "ab" * 48))
+        facts = json.loads(service.run("check", "--json", status=78))
+        assert facts["problems"] == ["policy web: there is no secret 'nothing'"]
+        assert "PROBLEM" in service.run("check", status=78)
