@@ -45,6 +45,8 @@ PAUSES = Backoff(base=0.1, cap=3.0)
 CHANCE = random.SystemRandom().random
 """Random numbers in [0, 1) for the pauses."""
 
+_LEAST = {Tee.SNP: 1184, Tee.TDX: 48 + 584 + 4}
+"""Bytes: an SNP report (AMD 56860 table 22); header, body and length of a TDX quote (Intel DCAP, quote version 4)."""
 _SHORT = 64
 _CHUNK = 64 * 1024
 _BUSY = frozenset({errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT})
@@ -150,8 +152,7 @@ class Entry:
         blob = self._read("outblob", MAX_BLOB)
         auxblob = self._read("auxblob", MAX_BLOB) if (self.path / "auxblob").exists() else b""
         self._unraced()
-        if not blob:
-            raise Truncated("the kernel gave an empty outblob", record="outblob")
+        _check_blob(tee, blob, report_data)
         return Evidence(tee, blob, auxblob, self.provider())
 
     def provider(self) -> str:
@@ -204,6 +205,19 @@ class Entry:
                 os.close(fd)
         except OSError as error:
             raise firmware_error(error, f"reading {name}") from error
+
+
+def _check_blob(tee: Tee, blob: bytes, report_data: ReportData) -> None:
+    """Whole, and over our data? Everything else is the verifier's: an unknown version must not stop a boot here."""
+    if len(blob) < _LEAST[tee]:
+        raise Truncated(
+            f"the kernel gave {len(blob)} bytes of evidence, {_LEAST[tee]} are the least",
+            record="outblob",
+            expected=f"{_LEAST[tee]} bytes",
+            got=f"{len(blob)} bytes",
+        )
+    if report_data.value not in blob:
+        raise FirmwareError("the evidence is not over our REPORT_DATA", code="firmware.other-data")
 
 
 def _read_all(fd: int, name: str, most: int) -> bytes:
