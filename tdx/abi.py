@@ -219,7 +219,6 @@ def parse(data: bytes) -> Quote:
     """A quote as delivered. Raises Truncated, Oversized, UnsupportedVersion, FormatError."""
     if len(data) > MAX_QUOTE:
         raise Oversized(f"quote has {len(data)} bytes, {MAX_QUOTE} are allowed", record="TDX quote", offset=MAX_QUOTE)
-    data = bytes(data)
     header, body, at = _parse_signed(data)
     start = at + 4
     if len(data) < start:
