@@ -10,14 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent import __version__, probe, session
+from agent import __version__, probe
 from agent.client import Client
 from agent.core.canonical import rfc3339
 from agent.core.config import Config
 from agent.core.errors import ConfigError, Denied, TeeAgentError
+from agent.daemon.remote import RemoteQuoter
 from agent.deadline import Deadline
 from agent.disk.listing import list_volumes
 from agent.disk.measured import initramfs_measured
+from agent.session import open_tas
 
 AGENT_SECONDS = 6.0
 SERVICE_SECONDS = 5.0
@@ -63,7 +65,9 @@ def _service(config: Config) -> dict[str, Any]:
         return {**known, "state": "not-configured"}
     deadline = Deadline(SERVICE_SECONDS, "attestation service")
     try:
-        version, _ = session.open_check(config)(deadline)
+        # The quoter is never asked here: version and nonce need no evidence.
+        client = open_tas(config, quotes=RemoteQuoter(config.daemon.runtime_dir / "quoter.sock"))
+        version, _ = client.version(deadline), client.nonce(deadline)
     except ConfigError as error:
         return {**known, "state": "not asked", "reason": error.message, "code": error.code}
     except TeeAgentError as error:
