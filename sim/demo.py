@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not Path("/dev/fuse").exists():
         sys.stderr.write("demo: /dev/fuse is missing: modprobe fuse\n")
         return 69
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it cleans up behind itself then too
     try:
         play(args.tee)
     except StepFailed as failure:
