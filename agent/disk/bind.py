@@ -17,8 +17,8 @@ from agent.core.model import Secret
 from agent.core.ports import Deadline
 from agent.disk import compare, cryptsetup, edits, keys, measured, token
 from agent.disk.device import opened
+from agent.disk.fields import MAX_SLOTS
 from agent.disk.header import Header
-from agent.disk.metadata import MAX_SLOTS
 from agent.disk.token import Binding
 from agent.disk.volume import Ask, Fetch, Volume
 

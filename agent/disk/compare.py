@@ -7,8 +7,9 @@ from typing import Any
 
 from agent.core.errors import HeaderTampered
 from agent.disk.cryptsetup import AREA_KEY_BITS, HASH, ITERATIONS
+from agent.disk.fields import CIPHER
 from agent.disk.header import Header
-from agent.disk.metadata import AF_STRIPES, CIPHER
+from agent.disk.keyslot import AF_STRIPES
 
 
 def verify(

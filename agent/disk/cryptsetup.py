@@ -16,7 +16,7 @@ from agent.core.errors import DiskError
 from agent.core.model import Secret
 from agent.core.ports import Deadline
 from agent.disk.device import Device
-from agent.disk.metadata import CIPHER
+from agent.disk.fields import CIPHER
 from agent.disk.ramcopy import RamCopy
 from agent.run import Completed, run
 

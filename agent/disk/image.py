@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.disk import binary
 from agent.disk.header import Header, Read
-from agent.disk.metadata import Keyslot
+from agent.disk.keyslot import Keyslot
 
 
 def size(header: Header) -> int:

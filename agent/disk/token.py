@@ -14,7 +14,8 @@ from typing import Any, Literal, cast
 
 from agent.core.canonical import Reader
 from agent.core.errors import FormatError, HeaderRefused
-from agent.disk.metadata import MAX_SLOTS, Metadata
+from agent.disk.fields import MAX_SLOTS
+from agent.disk.metadata import Metadata
 
 TYPE = "tee-agent"
 VERSION = 1

@@ -199,12 +199,14 @@ def test_refused_by_name(change: Callable[[dict[str, Any]], None], where: str, c
         b'{"tokens":' + b"[" * 40 + b"]" * 40 + b"}",
         b'{"keyslots":"\\ud800"}',
         b'"' + b"[" * 5000,
+        b'"' + b'\\"' * (1 << 21) + b"\\",
+        b'"' * ((1 << 22) + 1),
         b"9" * 10_000,
     ],
 )
 def test_text_that_is_not_metadata(text: bytes) -> None:
     with pytest.raises(HeaderRefused):
-        metadata.parse(text, SIZE)
+        metadata.parse(text, 1 << 23)
 
 
 def test_brackets_in_strings_are_not_nesting() -> None:
