@@ -5,6 +5,7 @@ A finding is ``ok``, ``note`` (worth knowing, nothing to mend) or ``PROBLEM``. H
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 State = Literal["ok", "note", "PROBLEM"]
 Facts = Mapping[str, Any]
+WIDTH = 110
+"""Columns of the screen, unless a word is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,15 @@ def healthy(findings: Sequence[Finding]) -> bool:
 
 
 def screen(findings: Sequence[Finding]) -> str:
-    """The findings as aligned lines; hints follow indented."""
-    width = max(len(finding.subject) for finding in findings)
-    lines = []
+    """The findings as aligned lines, folded at WIDTH columns; hints follow indented."""
+    margin = max(len(finding.subject) for finding in findings) + len("  PROBLEM  ")
+    lines: list[str] = []
     for finding in findings:
-        lines.append(f"{finding.subject:<{width}}  {finding.state:<7}  {finding.text}")
-        lines += [f"{'':<{width}}           {line}" for line in finding.hint.splitlines()]
+        label = f"{finding.subject:<{margin - 11}}  {finding.state:<7}  "
+        for text in (finding.text, *finding.hint.splitlines()):
+            folded = textwrap.wrap(text, WIDTH - margin, break_on_hyphens=False, break_long_words=False)
+            lines += [f"{label if index == 0 else '':<{margin}}{part}" for index, part in enumerate(folded)]
+            label = ""
     return "\n".join(lines) + "\n"
 
 
