@@ -49,6 +49,11 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
         for root in facts["roots"]
         if not root["genuine"]
     ]
+    server = facts["server"]
+    if server.get("unchecked_revocation"):
+        found.append("revocation may go unchecked: --allow-unchecked-revocation is on")
+    elif server and not server["crls"]:
+        found.append("no CRL is loaded: all evidence is refused; see --endorsements")
     if not facts["policies"]:
         found.append("there is no policy: nothing is released")
     if facts["secrets"]:

@@ -73,6 +73,11 @@ COMMANDS = (
                 metavar="PEM",
                 help="accept another root than the vendors'; decisions under it are marked",
             ),
+            _option(
+                *("--allow-unchecked-revocation",),
+                action="store_true",
+                help="release secrets to evidence whose revocation no CRL can tell",
+            ),
             _NAME,
             _option("--rate-limit", type=int, default=200, metavar="N", help="a minute, client and route; 0: none"),
             _option("--read-seconds", type=float, default=15.0, metavar="S", help="to send a request; default: 15"),

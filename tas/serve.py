@@ -59,7 +59,7 @@ def main(args: Namespace) -> int:
         Options(
             state=args.state,
             listen=_address(args.listen),
-            sources=Sources(tuple(args.trust_root), args.endorsements),
+            sources=Sources(tuple(args.trust_root), args.endorsements, args.allow_unchecked_revocation),
             names=tuple(args.name),
             per_minute=args.rate_limit,
             read_seconds=args.read_seconds,
@@ -89,26 +89,33 @@ class Server:
         self._state = state
         self._log = log
         self._tls = tls.server_context(state.tls_cert, state.tls_key)
+        material = trust.load(state, options.sources)
         self._store = Store(state.database, durable=False)
-        self._service = Service(self._store, trust.load(state, options.sources), log)
+        self._service = Service(self._store, material, log)
         self._stop = asyncio.Event()
         self._manager = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         self._url = ""
 
     async def serve(self) -> None:
-        self._store.forget_nonces()
+        options = self._options
         self._signals()
-        with (
-            ThreadPoolExecutor(1, "nonces") as nonces,
-            ThreadPoolExecutor(os.cpu_count() or 2, "verify") as verify,
-        ):
-            options = self._options
-            workers = Workers(nonces, verify)
-            app = Web(
-                self._service, workers, self._log, per_minute=options.per_minute, read_seconds=options.read_seconds
-            )
-            await self._listen(app)
-        self._store.close()
+        try:
+            self._store.forget_nonces()
+            with (
+                ThreadPoolExecutor(1, "nonces") as nonces,
+                ThreadPoolExecutor(os.cpu_count() or 2, "verify") as verify,
+            ):
+                await self._listen(
+                    Web(
+                        self._service,
+                        Workers(nonces, verify),
+                        self._log,
+                        per_minute=options.per_minute,
+                        read_seconds=options.read_seconds,
+                    )
+                )
+        finally:
+            self._store.close()
 
     async def _listen(self, app: Web) -> None:
         runner = web.AppRunner(
@@ -171,6 +178,8 @@ class Server:
             "url": self._url,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "endorsements": str(self._options.sources.endorsements or ""),
+            "crls": len(material.endorsements.crls),
+            "unchecked_revocation": material.unchecked_revocation,
             "roots": [
                 {"name": anchor.name, "spki_sha256": anchor.spki_sha256.hex(), "genuine": anchor.genuine}
                 for anchor in material.anchors

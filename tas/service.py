@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.core import binding
-from agent.core.errors import FormatError, TcbRejected, TeeAgentError
+from agent.core.errors import FormatError, Revoked, TcbRejected, TeeAgentError
 from agent.core.model import Tee, Verified
 from agent.core.policy import TCB_PARTS, Policy
 from agent.verify.evidence import appraised_fields, detect, verify_evidence
@@ -74,9 +74,9 @@ class Service:
         """64 lower-case hex characters. Raises ServerError when too many are alive."""
         return self._store.new_nonce().text
 
-    def get_secret(self, body: Mapping[str, Any], request_id: str) -> Answer:
+    def get_secret(self, body: Mapping[str, Any], request_id: str, client: str) -> Answer:
         """Decide and log. Every refusal is an Answer; raises only ServerError and what is a bug."""
-        record = Record({"request": request_id})
+        record = Record({"request": request_id, "client": client})
         try:
             answer = self._decide(body, record)
         except Refused as refusal:
@@ -102,7 +102,7 @@ class Service:
         policy = self._policy(wanted.policy_id)
         verified = self._verify(wanted, policy)
         record.verified(verified)
-        return self._release(wanted, policy, verified)
+        return self._release(wanted, policy, verified, record)
 
     def _policy(self, policy_id: str) -> Policy:
         stored = self._store.policy(policy_id)
@@ -126,12 +126,14 @@ class Service:
                 report_data=binding.tas(wanted.nonce, wanted.wrapping_key),
                 policy=policy,
             )
+            if not material.unchecked_revocation:
+                require_revocation(verified)
             require_current_tcb(policy, verified)
         except TeeAgentError as exc:
             raise request.failed(exc.message, code=exc.code) from exc
         return verified
 
-    def _release(self, wanted: SecretRequest, policy: Policy, verified: Verified) -> Answer:
+    def _release(self, wanted: SecretRequest, policy: Policy, verified: Verified, record: Record) -> Answer:
         try:
             key = wrap.load_key(wanted.wrapping_key)
         except FormatError as exc:
@@ -141,11 +143,18 @@ class Service:
             raise Refused(
                 404, "Secret retrieval failed", "the policy names no secret that exists", code="denied.no-secret"
             )
+        record.fields["key"] = policy.key_id
         with secret:
             body: dict[str, Any] = {"secret_key": wrap.wrap(secret, key)}
         if verified.added_root:
             body["trust"] = ADDED_ROOT
         return Answer(200, body)
+
+
+def require_revocation(verified: Verified) -> None:
+    """Without CRLs a revoked key would pass: refused unless the admin said otherwise. Raises Revoked."""
+    if verified.revocation == "not checked" or any(text.startswith("revocation") for text in verified.not_checked):
+        raise Revoked("revocation could not be checked: a CRL of the chain is missing", code="verify.revoked.unknown")
 
 
 def require_current_tcb(policy: Policy, verified: Verified) -> None:

@@ -100,7 +100,8 @@ def _locked(handle: int) -> bool:
 def create(folder: Path, names: tuple[str, ...] = ()) -> State:
     """Make what is missing in ``folder`` and leave what is there: running it again changes nothing.
 
-    ``names`` are DNS names or addresses for a new certificate. Raises ConfigError for an unsafe directory.
+    ``names`` are DNS names or addresses for a new certificate. A key that is there is kept, for agents know its pin.
+    Raises ConfigError for an unsafe directory, Conflict if the certificate that is there lacks a name.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,14 +111,19 @@ def create(folder: Path, names: tuple[str, ...] = ()) -> State:
     if not all(path.exists() for path in (state.tls_key, state.tls_cert, state.api_key)):
         with state.serving():
             _fill(state, names)
+    if missing := tls.names_missing(read_file(state.tls_cert), names):
+        raise Conflict(
+            f"{state.tls_cert} does not stand for {missing[0]!r}",
+            hint="stop the service, delete that file and run tas init with every --name; the key and its pin stay",
+        )
     return state
 
 
 def _fill(state: State, names: tuple[str, ...]) -> None:
-    if not state.tls_key.exists() or not state.tls_cert.exists():
-        key, certificate = tls.self_signed(names)
-        _write_new(state.tls_key, key)
-        _write_new(state.tls_cert, certificate)
+    if not state.tls_key.exists():
+        _write_new(state.tls_key, tls.new_key())
+    if not state.tls_cert.exists():
+        _write_new(state.tls_cert, tls.self_signed(read_file(state.tls_key), names))
     if not state.api_key.exists():
         _write_new(state.api_key, secrets.token_hex(32).encode() + b"\n")
 

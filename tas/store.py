@@ -26,7 +26,7 @@ from agent.core.model import Nonce, Secret
 
 NONCE_SECONDS = 120
 MAX_NONCES = 20_000
-"""Live nonces at the most: at the default rate limit one address can hold 400."""
+"""Live nonces at the most: at the default rate limit one client can hold some 800, over both routes."""
 SECRET_BYTES = range(32, 1025)
 BUSY_SECONDS = 5.0
 

@@ -24,9 +24,21 @@ ALWAYS = ("localhost", "127.0.0.1", "::1")
 LIFETIME = timedelta(days=3650)
 
 
-def self_signed(names: tuple[str, ...]) -> tuple[bytes, bytes]:
-    """A new P-256 key and its certificate for ``names`` and this host, both PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def new_key() -> bytes:
+    """A new P-256 private key, PEM."""
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def self_signed(key_pem: bytes, names: tuple[str, ...]) -> bytes:
+    """A certificate, PEM, of a P-256 key for ``names`` and this host. Raises ConfigError."""
+    try:
+        key = serialization.load_pem_private_key(key_pem, None)
+    except (ValueError, TypeError) as exc:
+        raise ConfigError("the TLS key is no unencrypted PEM private key") from exc
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError("the TLS key is not an EC key", hint="put its certificate beside it as tls-cert.pem")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "TEE attestation service")])
     now = datetime.now(UTC)
     public = key.public_key()
@@ -34,16 +46,22 @@ def self_signed(names: tuple[str, ...]) -> tuple[bytes, bytes]:
     builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + LIFETIME)
     for extension, critical in _extensions(public, names):
         builder = builder.add_extension(extension, critical=critical)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return pem, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def names_missing(certificate: bytes, names: tuple[str, ...]) -> list[str]:
+    """Those of ``names`` that the first certificate of a PEM file does not stand for. Raises ConfigError."""
+    try:
+        extensions = _leaf(certificate).extensions
+        held = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except (ValueError, x509.ExtensionNotFound):
+        held = []
+    return [name for name in names if _general_name(name) not in held]
 
 
 def spki_pin(certificate: bytes) -> str:
     """``spki:sha256:<hex>`` of the first certificate in a PEM file. Raises ConfigError."""
-    try:
-        public = x509.load_pem_x509_certificate(certificate).public_key()
-    except ValueError as exc:
-        raise ConfigError("the TLS certificate is no PEM certificate") from exc
+    public = _leaf(certificate).public_key()
     spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return f"spki:sha256:{hashlib.sha256(spki).hexdigest()}"
 
@@ -57,6 +75,13 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as exc:
         raise ConfigError(f"{certificate} and {key} are no usable pair of certificate and key") from exc
     return context
+
+
+def _leaf(certificate: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(certificate)
+    except ValueError as exc:
+        raise ConfigError("the TLS certificate is no PEM certificate") from exc
 
 
 def _extensions(public: ec.EllipticCurvePublicKey, names: tuple[str, ...]) -> list[tuple[x509.ExtensionType, bool]]:

@@ -13,10 +13,14 @@ from tas.state import State, read_file
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where trust comes from, as named on the command line."""
+    """Where trust comes from, as named on the command line.
+
+    ``unchecked_revocation``: believe evidence that no CRL speaks about. Off, since that is failing open.
+    """
 
     trust_roots: tuple[Path, ...] = ()
     endorsements: Path | None = None
+    unchecked_revocation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,13 @@ class Material:
     anchors: tuple[TrustAnchor, ...]
     endorsements: Endorsements
     api_key: bytes
+    unchecked_revocation: bool = False
 
 
 def load(state: State, sources: Sources) -> Material:
     """Read everything anew. Raises ConfigError or FormatError naming the file."""
     folder = load_folder(sources.endorsements) if sources.endorsements else Endorsements()
-    return Material(anchors(sources.trust_roots), folder, state.read_api_key())
+    return Material(anchors(sources.trust_roots), folder, state.read_api_key(), sources.unchecked_revocation)
 
 
 def anchors(added: tuple[Path, ...]) -> tuple[TrustAnchor, ...]:

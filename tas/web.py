@@ -84,7 +84,9 @@ class Web:
         if not body:
             raise Refused(400, "Request body is required", code="denied.body")
         loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(self._workers.verify, self._service.get_secret, body, _request_id.get())
+        answer = await loop.run_in_executor(
+            self._workers.verify, self._service.get_secret, body, _request_id.get(), request.remote or ""
+        )
         return reply(answer.body, answer.status)
 
     def _authenticate(self, request: web.Request) -> None:

@@ -53,7 +53,9 @@ def test_gets_the_secret(tee: str, tee_type: str, tmp_path: Path, pki_state: Pat
 def test_gets_it_with_certificates_of_its_own(tmp_path: Path, pki_state: Path) -> None:
     with (
         running_simulator("snp", tmp_path / "sim", pki_state) as simulator,
-        running_tas(tmp_path / "tas", trust_roots=[simulator.root_pem]) as service,
+        running_tas(
+            tmp_path / "tas", trust_roots=[simulator.root_pem], arguments=["--allow-unchecked-revocation"]
+        ) as service,
     ):
         secret = enrol(service, "snp")
         assert "TEE verification failed" in run_client(service, simulator.mount, "amd-sev-snp").stderr

@@ -131,7 +131,7 @@ def test_reload(tmp_path: Path, prover: Prover, endorsements: Path) -> None:
         secret = enrol(service)
         assert service.process
         assert service.get_secret(prover.body(service.nonce(), "web")).status == 400
-        for path in (endorsements / "certs").iterdir():
+        for path in (*(endorsements / "certs").iterdir(), *(endorsements / "crls").iterdir()):
             (folder / path.name).write_bytes(path.read_bytes())
         service.api_key_file.write_text("k" * 40 + "\n")
         service.process.send_signal(signal.SIGHUP)
@@ -332,6 +332,13 @@ def test_check_marks_added_roots(tmp_path: Path, endorsements: Path) -> None:
         assert [line for line in screen.splitlines() if line.startswith("root.pem") and "ADDED" in line]
         service.kill()
         assert json.loads(service.run("check", "--json"))["running"] is False
+
+
+def test_check_speaks_of_revocation(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service:
+        assert any("no CRL is loaded" in text for text in json.loads(service.run("check", "--json"))["warnings"])
+    with running_tas(tmp_path / "tas", arguments=["--allow-unchecked-revocation"]) as service:
+        assert any("may go unchecked" in text for text in json.loads(service.run("check", "--json"))["warnings"])
 
 
 def test_check_names_what_is_wrong(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class World:
         """Status and error text of one request, its fields changed."""
         body = self.prover.body(self.service.nonce(), policy_id)
         body |= {name.replace("_", "-"): value for name, value in changes.items()}
-        answer = self.service.get_secret(body, "req-1")
+        answer = self.service.get_secret(body, "req-1", "192.0.2.1")
         return answer.status, answer.body.get("error", "")
 
     def reason(self) -> dict[str, Any]:
@@ -113,6 +113,8 @@ def test_released(snp: World, tdx: World) -> None:
     assert snp.store.asked == ["nonce", "policy", "secret"]
     record = tdx.reason()
     assert (record["verdict"], record["tcb"], record["trust"]) == ("released", "UpToDate", "added-root")
+    assert (record["client"], record["policy"], record["key"]) == ("192.0.2.1", "td", "disk")
+    assert record["revocation"].startswith("as of ")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,17 @@ def test_tdx_without_collateral_gets_nothing(tdx: World) -> None:
     tdx.service.material = replace(tdx.service.material, endorsements=bare)
     assert tdx.ask("td") == (400, "TEE verification failed")
     assert tdx.reason()["code"] == "verify.tcb"
+
+
+def test_revocation_that_nobody_can_tell(snp: World, tdx: World) -> None:
+    for world, policy in ((snp, "web"), (tdx, "td")):
+        material = world.service.material
+        world.service.material = replace(material, endorsements=replace(material.endorsements, crls=()))
+        assert world.ask(policy) == (400, "TEE verification failed")
+        assert world.reason()["code"] == "verify.revoked.unknown"
+        world.service.material = replace(world.service.material, unchecked_revocation=True)
+        assert world.ask(policy)[0] == 200
+        assert world.reason()["revocation"] == "not checked"
 
 
 def test_stored_policy_that_became_unusable(snp: World) -> None:

@@ -42,6 +42,36 @@ def test_pin_is_of_the_key(tmp_path: Path) -> None:
     assert {"192.0.2.7", "127.0.0.1"} <= {str(ip) for ip in names.get_values_for_type(x509.IPAddress)}
 
 
+def test_new_certificate_keeps_the_pin(tmp_path: Path) -> None:
+    state = states.create(tmp_path / "tas", ("old.example.org",))
+    old = state.tls_cert.read_bytes()
+    with pytest.raises(Conflict, match="does not stand for"):
+        states.create(state.folder, ("new.example.org",))
+    assert state.tls_cert.read_bytes() == old
+    state.tls_cert.unlink()
+    states.create(state.folder, ("new.example.org",))
+    new = state.tls_cert.read_bytes()
+    assert tls.spki_pin(new) == tls.spki_pin(old)
+    assert tls.names_missing(new, ("new.example.org", "localhost", "old.example.org")) == ["old.example.org"]
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_key_that_is_none(tmp_path: Path, content: bytes) -> None:
+    state = states.create(tmp_path / "tas")
+    state.tls_cert.unlink()
+    state.tls_key.write_bytes(content)
+    with pytest.raises(ConfigError, match="TLS key"):
+        states.create(state.folder)
+    assert state.tls_key.read_bytes() == content
+
+
+def test_certificate_that_is_none(tmp_path: Path) -> None:
+    state = states.create(tmp_path / "tas")
+    state.tls_cert.write_bytes(b"x")
+    with pytest.raises(ConfigError, match="no PEM certificate"):
+        tls.spki_pin(state.tls_cert.read_bytes())
+
+
 def test_context_speaks_no_old_tls(tmp_path: Path) -> None:
     state = states.create(tmp_path / "tas")
     assert tls.server_context(state.tls_cert, state.tls_key).minimum_version is ssl.TLSVersion.TLSv1_2

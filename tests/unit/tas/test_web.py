@@ -33,7 +33,7 @@ class Failing:
     def nonce(self) -> str:
         raise self.error
 
-    def get_secret(self, body: Mapping[str, Any], request_id: str) -> Answer:
+    def get_secret(self, body: Mapping[str, Any], request_id: str, client: str) -> Answer:
         raise self.error
 
 
