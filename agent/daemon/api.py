@@ -22,6 +22,8 @@ from agent.daemon.report import Reporter, describe_key
 BUNDLE_TYPE = "application/vnd.tee-agent.bundle+json"
 DIGEST_TYPE = "application/vnd.tee-agent.digest+json"
 """A media type of its own: a payload that happens to be JSON is never taken for a digest."""
+ROUTES = {"/v1/sign": "POST", "/v1/challenge": "POST", "/v1/status": "GET", "/v1/keys": "GET"}
+"""All there is; a test walks it."""
 TEXTS = frozenset({"context", "audience"})
 NO_PAYLOAD = Payload.of(b"")
 
@@ -37,12 +39,8 @@ class Api:
     reporter: Reporter
 
     def routes(self) -> Mapping[str, Mapping[str, Handler]]:
-        return {
-            "/v1/sign": {"POST": self.sign},
-            "/v1/challenge": {"POST": self.challenge},
-            "/v1/status": {"GET": self.status},
-            "/v1/keys": {"GET": self.keys},
-        }
+        """ROUTES with their handlers: each path's last word is its method's name here."""
+        return {path: {method: getattr(self, path.rpartition("/")[2])} for path, method in ROUTES.items()}
 
     async def sign(self, request: BaseRequest, _: Peer) -> Response:
         """A bundle over the body, or over a digest of it, by the current key."""
@@ -108,7 +106,7 @@ class Dispatch:
         if methods is None:
             raise UsageError("there is no such path", hint="see docs/api.md", code="usage.path")
         if request.method not in methods:
-            raise UsageError(f"this path takes {', '.join(methods)} only", code="usage.method")
+            raise UsageError("this path does not take this method", hint=", ".join(methods), code="usage.method")
         return methods[request.method]
 
 
@@ -118,7 +116,7 @@ def refusal(error: TeeAgentError) -> Response:
     if seconds := problem.retry_after(error):
         response.headers["Retry-After"] = str(seconds)
     if error.code == "usage.method":
-        response.headers["Allow"] = "GET, POST"
+        response.headers["Allow"] = error.hint
     return response
 
 

@@ -7,11 +7,13 @@ nobody holds more than a share. Whom nothing is permitted gets a clear 403, from
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import BaseRequest, Response, Server
 from aiohttp.web_protocol import RequestHandler
 
@@ -30,6 +32,17 @@ DRAIN_SECONDS = 10.0
 Closed = Callable[["Connection"], None]
 
 
+class _Defects(logging.Filter):
+    """What is our own fault is logged. A client's broken HTTP is answered: nobody fills the journal with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_LOGGER = logging.getLogger("tee-agent.http")
+_LOGGER.addFilter(_Defects())
+
+
 class Connection(Server):
     """One peer's connection, as a server of its own: the handler knows who asks."""
 
@@ -37,6 +50,7 @@ class Connection(Server):
         super().__init__(
             self._answer,
             handler_cancellation=True,
+            logger=_LOGGER,
             access_log=None,
             keepalive_timeout=IDLE_SECONDS,
             tcp_keepalive=False,

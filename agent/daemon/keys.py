@@ -72,7 +72,7 @@ class KeyRing:
         self._complete = complete
         self._tas_nonce = tas_nonce
         self._next = Ed25519PrivateKey.generate()
-        self._ready = asyncio.Event()
+        self._tried = asyncio.Event()
         self._renew = asyncio.Event()
         self._current: AttestedKey | None = None
         self.trouble: TeeAgentError | None = None
@@ -83,24 +83,22 @@ class KeyRing:
         return self._current
 
     async def current(self) -> AttestedKey:
-        """A valid key; waits for the first. Raises the reason why there is none, with ``retry`` as it says."""
-        key = self._current
-        if key and key.valid(datetime.now(UTC)):
-            return key
-        # The timer below sleeps with the machine; the calendar doesn't.
-        self._ready.clear()
-        self._renew.set()
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await self._ready.wait()
-        except TimeoutError:
-            raise self._reason() from None
-        return await self.current()
-
-    def _reason(self) -> TeeAgentError:
+        """A valid key; waits for the first attempt to make one. Raises the reason why there is none."""
+        if not self._is_valid() and not self.trouble:
+            # The timer below sleeps with the machine; the calendar doesn't.
+            self._tried.clear()
+            self._renew.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await self._tried.wait()
+        if self._current and self._is_valid():
+            return self._current
         if self.trouble:
-            return problem.exception(problem.document(self.trouble))
-        return ServerError("the key has no evidence yet", retry_after=5.0)
+            raise problem.exception(problem.document(self.trouble))
+        raise ServerError("the key has no evidence yet", retry_after=5.0)
+
+    def _is_valid(self) -> bool:
+        return self._current is not None and self._current.valid(datetime.now(UTC))
 
     async def run(self, log: Log) -> None:
         """Attest, wait, replace: for ever."""
@@ -111,11 +109,12 @@ class KeyRing:
             except TeeAgentError as error:
                 self.trouble, failures = error, failures + 1
                 log("no evidence for the key", error)
+                self._tried.set()
                 await asyncio.sleep(min(RETRY_MAX, RETRY_SECONDS * 2 ** min(failures - 1, 10)))
                 continue
             self.trouble, failures = None, 0
             self._renew.clear()
-            self._ready.set()
+            self._tried.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.terms.lifetime.total_seconds() * RENEW_AT):
                     await self._renew.wait()

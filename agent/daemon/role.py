@@ -41,6 +41,7 @@ def begin(name: str, *, supervised: bool) -> Life:
     """First thing in a role's process, before threads, keys and other people's bytes."""
     notes = harden()
     os.umask(0o022)
+    os.chdir("/")
     name_process(f"tee-{name}")
     life = Life(name, supervised=supervised)
     for note in notes:

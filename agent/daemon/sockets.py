@@ -16,7 +16,8 @@ from pathlib import Path
 
 from agent.core.errors import ConfigError, Conflict, PermissionMissing
 
-BACKLOG = 128
+BACKLOG = 1024
+"""Connections that may wait to be accepted: a client with a timeout gets EAGAIN beyond, not patience."""
 SOCKET_MODE = 0o666
 DIRECTORY_MODE = 0o755
 MAX_PATH = 107

@@ -142,6 +142,10 @@ class Daemon:
         pid: int = self.status()["processes"][name]["pid"]
         return pid
 
+    def simulator_entries(self) -> list[str]:
+        """Entries left in the kernel's interface."""
+        return sorted(path.name for path in self.simulator.mount.iterdir())
+
     def terminate(self) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)

@@ -1,0 +1,289 @@
+"""Invariants I2 and I3: nobody gets evidence over REPORT_DATA of their choosing, whatever they ask.
+
+The simulated hardware writes down every REPORT_DATA that ever reaches it. Every endpoint of every socket and every
+command gets the chosen bytes in every place and form that we could think of; then the list is searched for them and
+for what an attestation service would take from a thief. At last the fetcher's own call shows that the search finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import importlib
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from agent.cli import COMMANDS, common_options
+from agent.core.model import Tee
+from agent.daemon.api import DIGEST_TYPE, ROUTES
+from agent.daemon.names import ROLES, socket_path
+from tests.support.daemon import (
+    CLI,
+    FETCHER,
+    GROUP,
+    MEMBER,
+    ROOT,
+    SIGNER,
+    STRANGER,
+    Daemon,
+    as_user,
+    dial,
+    open_folder,
+    running_daemon,
+)
+from tests.support.simulator import Simulator
+
+pytestmark = pytest.mark.fuse
+
+CHOSEN = hashlib.sha512(b"chosen by the thief").digest()
+NONCE = hashlib.sha256(b"the service's nonce").hexdigest()
+FIELDS = ("report_data", "reportData", "inblob", "user_data", "data", "nonce", "challenge", "digest", "root", "payload")
+METHODS = ("tas", "signing_key", "challenge_batch", "collect", "compat", "quote", "report", "get_quote", "raw", "state")
+
+RECORDING = """
+import sys
+from sim import cli
+from sim.psp import SecureProcessor
+log, original = open(sys.argv.pop(1), "a", buffering=1), SecureProcessor.report
+def report(self, report_data, *rest, **named):
+    log.write(report_data.hex() + "\\n")
+    return original(self, report_data, *rest, **named)
+SecureProcessor.report = report
+sys.exit(cli.main(sys.argv[1:]))
+"""
+ASK = """
+import socket, sys
+for line in sys.stdin:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect(sys.argv[1])
+        try:
+            sock.sendall(bytes.fromhex(line))
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        except OSError:
+            answer = b""
+    print(answer[4:].decode("utf-8", "replace"), flush=True)
+"""
+
+
+def wrapping_keys() -> list[bytes]:
+    public = rsa.generate_private_key(65537, 2048).public_key()
+    return [
+        public.public_bytes(Encoding.DER, PublicFormat.PKCS1),
+        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        CHOSEN,
+    ]
+
+
+KEYS = wrapping_keys()
+
+
+def forbidden() -> set[str]:
+    """What a thief would like to see: the bytes themselves, bare nonces, and the service's form over any of the keys."""
+    nonces = (NONCE.encode(), bytes.fromhex(NONCE), CHOSEN.hex().encode(), CHOSEN)
+    wanted = {CHOSEN, NONCE.encode(), bytes.fromhex(NONCE) + bytes(32), hashlib.sha512(CHOSEN).digest()}
+    wanted |= {hashlib.sha512(nonce).digest() for nonce in nonces}
+    wanted |= {hashlib.sha512(nonce + key).digest() for nonce in nonces for key in KEYS}
+    return {value.hex() for value in wanted}
+
+
+@pytest.fixture(scope="module")
+def recorder(pki_state: Path) -> Iterator[tuple[Daemon, Path]]:
+    with open_folder() as folder:
+        log, mount, export = folder / "report-data", folder / "tsm", folder / "endorsements"
+        words = ["--tee", "snp", "--mount", str(mount), "--state", str(pki_state / "snp"), "--export", str(export)]
+        words += ["--foreground", "--ready-fd", "1"]
+        argv = [sys.executable, "-c", RECORDING, str(log), *words]
+        with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            simulator = Simulator(Tee.SNP, process, mount, export, folder / "none")
+            try:
+                with running_daemon(simulator, folder) as daemon:
+                    yield daemon, log
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
+def forms() -> list[Any]:
+    """The chosen bytes and the nonce, as JSON could carry them."""
+    return [
+        CHOSEN.hex(),
+        CHOSEN.hex().upper(),
+        "0x" + CHOSEN.hex(),
+        base64.b64encode(CHOSEN).decode(),
+        list(CHOSEN),
+        NONCE,
+        NONCE.encode().hex(),
+        CHOSEN.decode("latin-1"),
+    ]
+
+
+def documents() -> Iterator[dict[str, Any]]:
+    for form in forms():
+        for field in FIELDS:
+            yield {field: form}
+            yield {"nonce": NONCE, field: form}
+            yield {"nonce": NONCE, "claims": {field: form}, "context": field}
+        yield {"nonce": NONCE, "payload": {"alg": "sha-512", "digest": form, "size": 64}}
+        yield {"nonce": NONCE, "context": form, "audience": form}
+
+
+def test_http_endpoints(recorder: tuple[Daemon, Path]) -> None:
+    daemon, log = recorder
+    before = len(log.read_text().splitlines())
+    made = 0
+    for path in (*ROUTES, "/v1/quote", "/v1/evidence", "/quote", "/v0/sign", "/v1/tas"):
+        for method in ("GET", "POST", "PUT"):
+            for query in ("", f"?report_data={CHOSEN.hex()}", f"?nonce={NONCE}", f"?context={CHOSEN.hex()}"):
+                for body in (CHOSEN, NONCE.encode(), NONCE.encode() + KEYS[0]):
+                    daemon.request(method, path + query, body)
+        for document in documents():
+            for media_type in ("application/json", DIGEST_TYPE):
+                reply = daemon.post(path, json.dumps(document).encode(), Content_Type=media_type)
+                made += reply.status == 200
+    seen = log.read_text().splitlines()
+    assert made > 50
+    assert len(seen) > before + 50
+    assert not forbidden() & set(seen)
+
+
+def frames() -> Iterator[bytes]:
+    """Requests to our own processes: every method, right and wrong fields, the chosen bytes everywhere."""
+    b64 = [base64.b64encode(key).decode() for key in (*KEYS, CHOSEN)]
+    right: list[dict[str, Any]] = [
+        {"nonce": nonce, "wrapping_key": key} for nonce in (NONCE, CHOSEN.hex()) for key in b64
+    ]
+    right += [{"nonce": NONCE}, {"nonce": CHOSEN.hex()}, {"tree_size": 1, "root": CHOSEN.hex()}]
+    right += [
+        {"algorithm": algorithm, "use": use, "spki": key, "statement_digest": CHOSEN.hex()}
+        for algorithm in ("Ed25519", "", "tas")
+        for use in ("bundle", "tas")
+        for key in b64
+    ]
+    right += [{field: form} for field in FIELDS for form in forms()]
+    for method in METHODS:
+        for params in right:
+            body = json.dumps({"method": method, "params": params}).encode()
+            yield struct.pack(">I", len(body)) + body
+    yield CHOSEN
+    yield struct.pack(">I", len(CHOSEN)) + CHOSEN
+    yield struct.pack(">I", 1 << 31) + CHOSEN
+
+
+def ask(path: Path, user: list[str], requests: list[bytes]) -> list[str]:
+    """The answers to ``requests``, asked as ``user``; "" for a connection that was closed without one."""
+    done = subprocess.run(
+        [*user, sys.executable, "-I", "-c", ASK, str(path)],
+        input="".join(request.hex() + "\n" for request in requests),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=250,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("uid", [SIGNER, STRANGER, MEMBER])
+def test_the_sockets_between_our_processes(recorder: tuple[Daemon, Path], uid: int) -> None:
+    daemon, log = recorder
+    before = len(log.read_text().splitlines())
+    requests = list(frames())
+    answers = [
+        answer
+        for role in ROLES
+        for answer in ask(socket_path(daemon.runtime, role), as_user(uid, GROUP), requests)
+        if role != "signer"
+    ]
+    seen = log.read_text().splitlines()
+    assert len(answers) == 2 * len(requests)
+    evidence = [answer for answer in answers if '"blob"' in answer]
+    if uid == SIGNER:
+        # Its own two purposes, tagged: nothing else.
+        assert len(evidence) == len(seen) - before == 1 + len(KEYS) + 1
+        assert sum('"denied.peer"' in answer for answer in answers) > 100
+    else:
+        assert (evidence, len(seen), set(answers)) == ([], before, {""})
+    assert not forbidden() & set(seen)
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[tuple[list[str], list[argparse.Action]]]:
+    """Words that lead to each sub-command, and its own arguments."""
+    actions = parser._actions
+    subs = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
+    if not subs:
+        yield [], [action for action in actions if not isinstance(action, argparse._HelpAction)]
+    for sub in subs:
+        for name, child in sub.choices.items():
+            yield from (([name, *words], found) for words, found in options(child))
+
+
+def command_lines(daemon: Daemon, folder: Path) -> Iterator[list[str]]:
+    """Each command with each of its options set to the chosen bytes, in words and as a file."""
+    (folder / "chosen").write_bytes(CHOSEN)
+    (folder / "chosen.hex").write_text(CHOSEN.hex())
+    values = (CHOSEN.hex(), NONCE, str(folder / "chosen"), str(folder / "chosen.hex"))
+    for name in COMMANDS:
+        if name == "daemon":
+            continue  # the same process as above, were it not running already
+        parser = argparse.ArgumentParser(parents=[common_options()])
+        importlib.import_module(f"agent.commands.{name}").configure(parser)
+        for words, actions in options(parser):
+            common = ["--config", str(daemon.config)]
+            places = [action for action in actions if not action.option_strings]
+            switches = [
+                action for action in actions if action.option_strings and action.dest not in ("config", "json", "quiet")
+            ]
+            for value in values:
+                positional = [value for _ in places]
+                yield [name, *words, *common, *positional]
+                for switch in switches:
+                    given = [] if switch.nargs == 0 else [value]
+                    yield [name, *words, *common, switch.option_strings[-1], *given, *positional]
+
+
+def test_commands(recorder: tuple[Daemon, Path], tmp_path: Path) -> None:
+    daemon, log = recorder
+    before = len(log.read_text().splitlines())
+    lines = list(command_lines(daemon, tmp_path))
+    assert len(lines) > 100
+    done = [
+        subprocess.run(
+            [*CLI, *line], cwd=ROOT, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+        ).returncode
+        for line in lines
+    ]
+    assert set(done) <= {0, 1, 64, 65, 66, 69, 73, 74, 75, 77, 78}
+    assert 0 in done
+    seen = log.read_text().splitlines()
+    assert len(seen) > before
+    assert not forbidden() & set(seen)
+
+
+def test_the_search_finds_what_only_the_fetcher_may_ask_for(recorder: tuple[Daemon, Path]) -> None:
+    """Named to run last in this file: now the list does hold the service's form, and only that of one user."""
+    daemon, log = recorder
+    body = {"method": "tas", "params": {"nonce": NONCE, "wrapping_key": base64.b64encode(KEYS[0]).decode()}}
+    frame = json.dumps(body).encode()
+    (answer,) = ask(socket_path(daemon.runtime, "quoter"), as_user(FETCHER), [struct.pack(">I", len(frame)) + frame])
+    assert '"blob"' in answer
+    wanted = hashlib.sha512(NONCE.encode() + KEYS[0]).hexdigest()
+    assert forbidden() & set(log.read_text().splitlines()) == {wanted}
+
+
+def test_a_half_frame_is_dropped(recorder: tuple[Daemon, Path]) -> None:
+    daemon, _ = recorder
+    with dial(socket_path(daemon.runtime, "quoter")) as sock:
+        sock.sendall(b"\0\0\0\x10{")
+        assert sock.recv(100) == b""
