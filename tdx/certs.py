@@ -8,15 +8,13 @@ after the signature held. Sources: RFC 5280; Intel SGX PCK Certificate and CRL P
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from types import TracebackType
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from agent.core.errors import ChainInvalid, FormatError, OutOfValidity, Revoked, SignatureInvalid
@@ -27,26 +25,29 @@ MAX_CRL = 1 << 22
 """Bytes. A PCK CRL of Intel's has a few KiB; four MiB would be some 100,000 revoked platforms."""
 ALGORITHM = ec.ECDSA(hashes.SHA256())
 _CERTIFICATE = [0xA0, asn1.INTEGER, *[asn1.SEQUENCE] * 5, 0xA3]
-_KNOWN_CRITICAL = {x509.KeyUsage.oid, x509.BasicConstraints.oid}
+_P256 = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d03010703420004")
+"""SubjectPublicKeyInfo's content for a P-256 key up to its uncompressed point (RFC 5480)."""
+_KEY_USAGE, _BASIC_CONSTRAINTS = bytes.fromhex("551d0f"), bytes.fromhex("551d13")
+_DIGITAL_SIGNATURE, _CERT_AND_CRL_SIGN = 0x80, 0x06
+_CRL_EXTENSIONS = 0xA0
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+Extensions = Mapping[bytes, tuple[bool, bytes]]
 
 
-class _Extension(Protocol):
-    @property
-    def critical(self) -> bool: ...
-    @property
-    def oid(self) -> x509.ObjectIdentifier: ...
+class _AsChainInvalid:
+    """Turns a form error in its block into ChainInvalid. ``what`` is put into words only when it has to be."""
 
+    __slots__ = ("what",)
 
-@contextmanager
-def _as_chain_invalid(what: object) -> Iterator[None]:
-    """The one table from what the parsers raise to ChainInvalid. ``what`` is put into words only when it has to be."""
-    try:
-        yield
-    except (FormatError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ChainInvalid(f"{what} is malformed: {error}") from error
-    except (x509.InvalidVersion, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
-        raise ChainInvalid(f"{what} is malformed: {error}") from error
+    def __init__(self, what: object) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, FormatError):
+            raise ChainInvalid(f"{self.what} is malformed: {error}") from error
 
 
 def point(raw: bytes) -> ec.EllipticCurvePublicKey:
@@ -75,8 +76,8 @@ def require_within(start: datetime, end: datetime, at: datetime, what: str) -> N
         )
 
 
-def _require_known(extensions: Iterator[_Extension], known: set[x509.ObjectIdentifier], what: object) -> None:
-    unknown = [e.oid.dotted_string for e in extensions if e.critical and e.oid not in known]
+def _require_known(extensions: Extensions, known: set[bytes], what: object) -> None:
+    unknown = [asn1.dotted(oid) for oid, (critical, _) in extensions.items() if critical and oid not in known]
     if unknown:
         raise ChainInvalid(f"{what} has critical extensions that are not understood: {', '.join(unknown)}")
 
@@ -92,8 +93,8 @@ class Certificate:
     not_before: datetime = field(compare=False)
     not_after: datetime = field(compare=False)
     key: ec.EllipticCurvePublicKey = field(compare=False, repr=False)
+    spki_sha256: bytes = field(compare=False, repr=False)
     frame: asn1.Signed = field(compare=False, repr=False)
-    x509: x509.Certificate = field(compare=False, repr=False)
 
     def __str__(self) -> str:
         return f'"{self.name}"'
@@ -107,35 +108,28 @@ class Certificate:
     def issuer_name(self) -> str:
         return asn1.common_name(self.issuer)
 
-    @property
-    def spki_sha256(self) -> bytes:
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return hashlib.sha256(self.key.public_bytes(serialization.Encoding.DER, form)).digest()
-
     def require_issued_by(self, issuer: Certificate) -> None:
         """Names chain and the signature holds. Raises ChainInvalid."""
         if self.issuer != issuer.subject:
             raise ChainInvalid(f"{self} was not issued by {issuer}")
         _require_issuer_signature(self.frame, issuer, self)
 
+    def extensions(self) -> Extensions:
+        """OID content to (critical, value). To be asked for when the signature held. Raises ChainInvalid."""
+        with _AsChainInvalid(self):
+            return asn1.extensions(self.frame.parts[7][1])
+
     def require_role(self, *, authority: bool) -> None:
         """Basic constraints and key usage as the role needs, nothing critical beside. Raises ChainInvalid."""
-        with _as_chain_invalid(self):
-            extensions = self.x509.extensions
-            basic = extensions.get_extension_for_class(x509.BasicConstraints)
-            usage = extensions.get_extension_for_class(x509.KeyUsage).value
-        _require_known(iter(extensions), _KNOWN_CRITICAL, self)
-        may = usage.key_cert_sign and usage.crl_sign if authority else usage.digital_signature
-        if not basic.critical or basic.value.ca is not authority or not may:
+        extensions = self.extensions()
+        _require_known(extensions, {_KEY_USAGE, _BASIC_CONSTRAINTS}, self)
+        critical, constraints = extensions.get(_BASIC_CONSTRAINTS, (False, b""))
+        with _AsChainInvalid(self):
+            is_authority = asn1.children(asn1.only(constraints, asn1.SEQUENCE))[:1] == [(asn1.BOOLEAN, b"\xff")]
+            usage = asn1.only(extensions.get(_KEY_USAGE, (False, b""))[1], asn1.BIT_STRING)[1:2]
+        needed = _CERT_AND_CRL_SIGN if authority else _DIGITAL_SIGNATURE
+        if not critical or is_authority is not authority or int.from_bytes(usage, "big") & needed != needed:
             raise ChainInvalid(f"{self} is not {'an authority' if authority else 'an end entity'}")
-
-    def extension(self, oid: str) -> bytes:
-        """The value of an extension that the X.509 library does not know. Raises ChainInvalid."""
-        with _as_chain_invalid(self):
-            value = self.x509.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
-        if not isinstance(value, x509.UnrecognizedExtension):
-            raise ChainInvalid(f"{self}: extension {oid} is of an unexpected kind")
-        return value.value
 
     def require_valid(self, at: datetime) -> None:
         """Raises OutOfValidity."""
@@ -147,7 +141,7 @@ def load_certificate(der: bytes, what: str) -> Certificate:
     """Form only: nothing is believed yet. Raises ChainInvalid."""
     if len(der) > MAX_CERTIFICATE:
         raise ChainInvalid(f"{what} has {len(der)} bytes, {MAX_CERTIFICATE} are allowed")
-    with _as_chain_invalid(what):
+    with _AsChainInvalid(what):
         frame = asn1.signed(der)
         parts = frame.parts
         if [tag for tag, _ in parts] != _CERTIFICATE or parts[0] != asn1.VERSION_3:
@@ -155,11 +149,22 @@ def load_certificate(der: bytes, what: str) -> Certificate:
         if parts[2][1] != asn1.ECDSA_SHA256:
             raise ChainInvalid(f"{what} is not signed with ECDSA and SHA-256")
         serial = asn1.integer(parts[1][1])
-        loaded = x509.load_der_x509_certificate(der)
-        start, end, key = loaded.not_valid_before_utc, loaded.not_valid_after_utc, loaded.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        times = [asn1.moment(*part) for part in asn1.children(parts[4][1])]
+        if len(times) != 2:
+            raise ChainInvalid(f"{what}: its validity is not two times")
+        key, pin = _public_key(parts[6][1], what)
+    return Certificate(der, serial, parts[3][1], parts[5][1], times[0], times[1], key, pin, frame)
+
+
+def _public_key(spki: bytes, what: str) -> tuple[ec.EllipticCurvePublicKey, bytes]:
+    """The key in a SubjectPublicKeyInfo's content, and the SHA-256 of the whole."""
+    if not spki.startswith(_P256) or len(spki) != len(_P256) + 64:
         raise ChainInvalid(f"{what}: its key is not a P-256 key")
-    return Certificate(der, serial, parts[3][1], parts[5][1], start, end, key, frame, loaded)
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), spki[len(_P256) - 1 :])
+    except ValueError as error:
+        raise ChainInvalid(f"{what}: its key is not a point of P-256") from error
+    return key, hashlib.sha256(bytes([asn1.SEQUENCE, len(spki)]) + spki).digest()
 
 
 def _require_issuer_signature(frame: asn1.Signed, issuer: Certificate, what: object) -> None:
@@ -177,17 +182,23 @@ class Crl:
     issuer: Certificate
     this_update: datetime = field(compare=False)
     next_update: datetime = field(compare=False)
-    x509: x509.CertificateRevocationList = field(compare=False, repr=False)
+    revoked: bytes = field(compare=False, repr=False)
+    """Content of revokedCertificates."""
 
     def require_current(self, at: datetime) -> None:
         """Raises OutOfValidity."""
         require_within(self.this_update, self.next_update, at, f"CRL of {self.issuer}")
 
     def require_not_revoked(self, certificate: Certificate) -> None:
-        """Raises Revoked."""
-        with _as_chain_invalid("CRL"):
-            entry = self.x509.get_revoked_certificate_by_serial_number(certificate.serial)
-        if entry is not None:
+        """Raises Revoked, ChainInvalid."""
+        serial = certificate.frame.parts[1][1]
+        if serial not in self.revoked:  # an INTEGER has one encoding in DER: what is not there as bytes is not listed
+            return
+        with _AsChainInvalid("CRL"):
+            listed = any(
+                asn1.children(entry)[:1] == [(asn1.INTEGER, serial)] for _, entry in asn1.children(self.revoked)
+            )
+        if listed:
             raise Revoked(f"{certificate} with serial 0x{certificate.serial:x} is revoked by {self.issuer}")
 
 
@@ -195,10 +206,10 @@ def frame_crl(der: bytes) -> asn1.Signed:
     """A CRL's frame: ``parts[2]`` is its issuer's Name. Form only. Raises ChainInvalid."""
     if len(der) > MAX_CRL:
         raise ChainInvalid(f"CRL has {len(der)} bytes, {MAX_CRL} are allowed")
-    with _as_chain_invalid("CRL"):
+    with _AsChainInvalid("CRL"):
         frame = asn1.signed(der)
     parts = frame.parts
-    if len(parts) < 5 or parts[0] != (asn1.INTEGER, b"\x01") or parts[1][1] != asn1.ECDSA_SHA256:
+    if len(parts) < 3 or parts[0] != (asn1.INTEGER, b"\x01") or parts[1] != (asn1.SEQUENCE, asn1.ECDSA_SHA256):
         raise ChainInvalid("CRL is not an X.509 version 2 CRL under ECDSA with SHA-256")
     return frame
 
@@ -206,10 +217,11 @@ def frame_crl(der: bytes) -> asn1.Signed:
 def load_crl(der: bytes, frame: asn1.Signed, issuer: Certificate) -> Crl:
     """A CRL signed by ``issuer`` and complete in scope; ``frame`` is frame_crl(der). Raises ChainInvalid."""
     _require_issuer_signature(frame, issuer, "a CRL")
-    with _as_chain_invalid("CRL"):
-        loaded = x509.load_der_x509_crl(der)
-        start, end = loaded.last_update_utc, loaded.next_update_utc
-        _require_known(iter(loaded.extensions), set(), "CRL")
-    if end is None:
-        raise ChainInvalid(f"CRL of {issuer} does not say when the next one comes")
-    return Crl(der, issuer, start, end, loaded)
+    rest = frame.parts[3:]
+    revoked = rest.pop(2)[1] if [tag for tag, _ in rest[2:3]] == [asn1.SEQUENCE] else b""
+    with _AsChainInvalid("CRL"):
+        if len(rest) != 3 or rest[2][0] != _CRL_EXTENSIONS:
+            raise ChainInvalid(f"CRL of {issuer} does not have this and the next update, and extensions")
+        start, end = asn1.moment(*rest[0]), asn1.moment(*rest[1])
+        _require_known(asn1.extensions(rest[2][1]), set(), "CRL")
+    return Crl(der, issuer, start, end, revoked)

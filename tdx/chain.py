@@ -69,11 +69,17 @@ def trusted_chain(pem: bytes, anchors: Sequence[TrustAnchor]) -> PckChain:
     for certificate, issuer in reversed(links):
         certificate.require_issued_by(issuer)
         certificate.require_role(authority=certificate is not leaf)
+    return PckChain(leaf, intermediate, root, anchor, _platform(leaf))
+
+
+def _platform(leaf: Certificate) -> pck.Platform:
+    extensions = leaf.extensions()
+    if pck.SGX_EXTENSION not in extensions:
+        raise ChainInvalid("PCK certificate has no SGX extension: it does not say which platform it is for")
     try:
-        platform = pck.parse_extension(leaf.extension(pck.SGX_EXTENSION))
+        return pck.parse_extension(extensions[pck.SGX_EXTENSION][1])
     except FormatError as error:
         raise ChainInvalid(f"PCK certificate: {error}") from error
-    return PckChain(leaf, intermediate, root, anchor, platform)
 
 
 def _anchor(root: Certificate, anchors: Iterable[TrustAnchor]) -> TrustAnchor:

@@ -6,19 +6,25 @@ and names are compared before any signature is known to hold. Raises FormatError
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from agent.core.errors import FormatError, Oversized, Truncated
 
+BOOLEAN = 0x01
 INTEGER = 0x02
 BIT_STRING = 0x03
 OCTET_STRING = 0x04
 OID = 0x06
+UTC_TIME = 0x17
+GENERALIZED_TIME = 0x18
 SEQUENCE = 0x30
 VERSION_3 = (0xA0, bytes.fromhex("020102"))
 ECDSA_SHA256 = bytes.fromhex("06082a8648ce3d040302")
 """AlgorithmIdentifier's content for ECDSA with SHA-256, without parameters (RFC 5758 section 3.2)."""
 _RSA_ARC = bytes.fromhex("2a864886f70d0101")
+_DIGITS = re.compile(r"[0-9]{14}", re.ASCII)
 _COMMON_NAME = bytes.fromhex("550403")
 
 
@@ -40,10 +46,13 @@ def element(data: bytes, at: int = 0) -> tuple[int, int, int]:
 
 def children(data: bytes) -> list[tuple[int, bytes]]:
     """Tags and contents of consecutive elements that fill ``data`` exactly."""
-    found, at, size = [], 0, len(data)
-    while at < size:
-        tag, start, at = element(data, at)
-        found.append((tag, data[start:at]))
+    found, at, last = [], 0, len(data) - 1
+    while at <= last:
+        tag, start, end = data[at], at + 2, at + 2 + data[at + 1] if at < last else -1
+        if end < 0 or data[at + 1] >= 0x80 or end > last + 1:  # a long form or an error: not the common case
+            tag, start, end = element(data, at)
+        found.append((tag, data[start:end]))
+        at = end
     return found
 
 
@@ -62,6 +71,33 @@ def integer(content: bytes) -> int:
     if not content or content[0] & 0x80 or (len(content) > 1 and content[0] == 0 and not content[1] & 0x80):
         raise FormatError("DER integer is negative or not minimal", record="DER")
     return int.from_bytes(content, "big")
+
+
+def moment(tag: int, content: bytes) -> datetime:
+    """A UTCTime or GeneralizedTime with seconds, in UTC (RFC 5280 section 4.1.2.5: two digits turn at 1950)."""
+    text = content[:-1].decode("latin-1")
+    if tag == UTC_TIME:
+        text = ("19" if text[:1] >= "5" else "20") + text
+    if tag not in {UTC_TIME, GENERALIZED_TIME} or content[-1:] != b"Z" or not _DIGITS.fullmatch(text):
+        raise FormatError("not a time in UTC with seconds", record="DER")
+    year, month, day, hour, minute, second = int(text[:4]), *(int(text[at : at + 2]) for at in (4, 6, 8, 10, 12))
+    try:
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    except ValueError as error:
+        raise FormatError(f"not a time: {error}", record="DER") from error
+
+
+def extensions(content: bytes) -> dict[bytes, tuple[bool, bytes]]:
+    """OID content to (critical, value) of the SEQUENCE OF Extension in ``content``; none may stand there twice."""
+    found: dict[bytes, tuple[bool, bytes]] = {}
+    for tag, entry in children(only(content, SEQUENCE)):
+        parts = children(entry)
+        oid, critical = parts[0][1] if parts else b"", parts[1:2] == [(BOOLEAN, b"\xff")]
+        shape = [OID, BOOLEAN, OCTET_STRING] if critical else [OID, OCTET_STRING]
+        if tag != SEQUENCE or [kind for kind, _ in parts] != shape or oid in found:
+            raise FormatError("extensions are malformed, or one stands there twice", record="DER")
+        found[oid] = (critical, parts[-1][1])
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +133,18 @@ def is_rsa_signed(data: bytes) -> bool:
         return algorithm in children(covered[1]) and children(algorithm[1])[0][1].startswith(_RSA_ARC)
     except (FormatError, ValueError, IndexError):
         return False
+
+
+def dotted(oid: bytes) -> str:
+    """An OBJECT IDENTIFIER's content as people write it."""
+    numbers, value = [], 0
+    for octet in oid:
+        value = value << 7 | octet & 0x7F
+        if octet < 0x80:
+            numbers.append(value)
+            value = 0
+    first = min(numbers[0] // 40, 2) if numbers else 0
+    return ".".join(map(str, [first, numbers[0] - 40 * first, *numbers[1:]])) if numbers else "?"
 
 
 def common_name(name: bytes) -> str:

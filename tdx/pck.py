@@ -11,8 +11,7 @@ from typing import Any
 from agent.core.errors import FormatError
 from tdx import der
 
-SGX_EXTENSION = "1.2.840.113741.1.13.1"
-_ARC = bytes.fromhex("2a864886f84d010d01")
+SGX_EXTENSION = bytes.fromhex("2a864886f84d010d01")
 """1.2.840.113741.1.13.1 as OID content; the parts of the extension are below it."""
 _COMPONENTS = 16
 _PCESVN = 17
@@ -65,7 +64,7 @@ def _by_number(content: bytes, below: bytes) -> dict[int, tuple[int, bytes]]:
         if tag != der.SEQUENCE or len(pair) != 2 or pair[0][0] != der.OID:
             raise FormatError("SGX extension is not a list of pairs", record="SGX extension")
         arc, number = pair[0][1][:-1], pair[0][1][-1]
-        if arc != _ARC + below or number in found:
+        if arc != SGX_EXTENSION + below or number in found:
             raise FormatError(f"SGX extension has an unexpected part {pair[0][1].hex()}", record="SGX extension")
         found[number] = pair[1]
     return found

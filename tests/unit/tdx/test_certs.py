@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
 
-from agent.core.errors import ChainInvalid, FormatError, TeeAgentError
+from agent.core.errors import ChainInvalid, FormatError, Revoked, TeeAgentError
 from tdx import chain, der, pck
 from tdx.certs import MAX_CERTIFICATE, MAX_CRL, frame_crl, load_certificate, load_crl
 from tests.unit.tdx.world import COMPONENTS, FMSPC, NOW, PCESVN, World, member, number, sgx_extension, tlv
@@ -149,3 +152,96 @@ def test_names_from_strangers_are_harmless() -> None:
     assert der.common_name(hostile) == "?"
     assert der.common_name(b"") == "?"
     assert der.common_name(b"\x31\x7f") == "?"
+
+
+def _encoded(text: str) -> bytes:
+    """By another encoder: the OID as that of an otherwise empty Name attribute."""
+    attribute = x509.NameAttribute(x509.ObjectIdentifier(text), "x")
+    rdn = der.children(der.only(x509.Name([attribute]).public_bytes(), der.SEQUENCE))[0][1]
+    return tlv(*der.children(der.children(rdn)[0][1])[0])
+
+
+@pytest.mark.parametrize("text", ["1.2.840.113741.1.13.1", "2.5.29.19", "1.2.3.4", "2.999.1", "0.9"])
+def test_dotted(text: str) -> None:
+    assert der.dotted(der.only(_encoded(text), der.OID)) == text
+
+
+MOMENTS = [
+    (der.UTC_TIME, b"260601120000Z", datetime(2026, 6, 1, 12, tzinfo=UTC)),
+    (der.UTC_TIME, b"491231235959Z", datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)),
+    (der.UTC_TIME, b"500101000000Z", datetime(1950, 1, 1, tzinfo=UTC)),
+    (der.GENERALIZED_TIME, b"20500101000000Z", datetime(2050, 1, 1, tzinfo=UTC)),
+]
+
+
+@pytest.mark.parametrize(("tag", "content", "expected"), MOMENTS)
+def test_moments(tag: int, content: bytes, expected: datetime) -> None:
+    assert der.moment(tag, content) == expected
+
+
+@pytest.mark.parametrize(
+    ("tag", "content"),
+    [
+        (der.UTC_TIME, b""),
+        (der.UTC_TIME, b"2606011200Z"),
+        (der.UTC_TIME, b"260601120000+"),
+        (der.UTC_TIME, b"20260601120000Z"),
+        (der.UTC_TIME, b"261301120000Z"),
+        (der.GENERALIZED_TIME, b"260601120000Z"),
+        (der.GENERALIZED_TIME, b"20260601120000.5Z"),
+        (der.GENERALIZED_TIME, "2026060112000²Z".encode("latin-1")),
+        (der.OCTET_STRING, b"20500101000000Z"),
+    ],
+)
+def test_moments_refused(tag: int, content: bytes) -> None:
+    with pytest.raises(FormatError):
+        der.moment(tag, content)
+
+
+def _extension(*parts: bytes) -> bytes:
+    return tlv(0x30, tlv(6, b"\x2a") + b"".join(parts))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        _extension(tlv(4, b"")) * 2,
+        _extension(),
+        _extension(tlv(1, b"\0"), tlv(4, b"")),
+        _extension(tlv(1, b"\x01"), tlv(4, b"")),
+        _extension(tlv(4, b""), tlv(4, b"")),
+        tlv(0x30, b""),
+        tlv(0x31, tlv(6, b"\x2a") + tlv(4, b"")),
+    ],
+)
+def test_extensions_refused(entries: bytes) -> None:
+    assert der.extensions(tlv(0x30, _extension(tlv(1, b"\xff"), tlv(4, b"v")))) == {b"\x2a": (True, b"v")}
+    with pytest.raises(FormatError):
+        der.extensions(tlv(0x30, entries))
+
+
+def test_a_listed_serial_is_found_and_its_bytes_elsewhere_are_not_it() -> None:
+    world = World()
+    ca, leaf = load_certificate(world.ca.der(), "ca"), load_certificate(world.leaf.der(), "leaf")
+    for revoked, listed in (((3,), True), ((1, 2, 3, 4), True), ((0x0300,), False), ((0x0103,), False), ((), False)):
+        crl = replace(world.pck_crl, revoked=revoked).der()
+        loaded = load_crl(crl, frame_crl(crl), ca)
+        if listed:
+            with pytest.raises(Revoked):
+                loaded.require_not_revoked(leaf)
+        else:
+            loaded.require_not_revoked(leaf)
+
+
+def test_reads_what_the_library_reads() -> None:
+    """Against the X.509 parser of the cryptography package."""
+    for der_bytes in (*World().certificates(), World().signer.der()):
+        ours, theirs = load_certificate(der_bytes, "it"), x509.load_der_x509_certificate(der_bytes)
+        assert (ours.not_before, ours.not_after) == (theirs.not_valid_before_utc, theirs.not_valid_after_utc)
+        assert (ours.serial, ours.key) == (theirs.serial_number, theirs.public_key())
+        assert tlv(0x30, ours.subject) == theirs.subject.public_bytes()
+        assert tlv(0x30, ours.issuer) == theirs.issuer.public_bytes()
+        assert ours.frame.data == theirs.tbs_certificate_bytes
+        assert ours.frame.signature == theirs.signature
+        read = {der.dotted(oid): critical for oid, (critical, _) in ours.extensions().items()}
+        assert read == {one.oid.dotted_string: one.critical for one in theirs.extensions}

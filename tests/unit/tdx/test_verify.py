@@ -114,7 +114,7 @@ REFUSED: list[tuple[str, int, type[TeeAgentError], str, Spoil]] = [
     ("leaf-is-authority", 2, ChainInvalid, "not an end entity", _leaf(constraints=True)),
     ("leaf-may-not-sign", 2, ChainInvalid, "not an end entity", _leaf(digital_signature=False)),
     ("critical-unknown", 2, ChainInvalid, "1.2.3.4", _leaf(extra=[(UNKNOWN, True)])),
-    ("no-sgx-extension", 2, ChainInvalid, "malformed", _set("extension", None)),
+    ("no-sgx-extension", 2, ChainInvalid, "no SGX extension", _set("extension", None)),
     ("bad-sgx-extension", 2, ChainInvalid, "DER", _set("extension", sgx_extension()[:-1])),
     ("untrusted", 2, UntrustedRoot, "not a trusted root", _set("anchors", GENUINE)),
     ("no-anchor", 2, UntrustedRoot, "not a trusted root", _set("anchors", ())),

@@ -129,6 +129,7 @@ class List:
 
     def der(self) -> bytes:
         builder = x509.CertificateRevocationListBuilder(name(self.issuer), self.start, self.end or NOW)
+        builder = builder.add_extension(x509.CRLNumber(1), critical=False)
         for serial in self.revoked:
             entry = x509.RevokedCertificateBuilder(serial, self.start).build()
             builder = builder.add_revoked_certificate(entry)
