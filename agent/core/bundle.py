@@ -10,169 +10,35 @@ Signer: ``draft = Bundle(payload, context, audience, attachments, fresh)``, then
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from agent.core import binding, canonical
-from agent.core.challenge import MAX_OBJECT, NONCE_MAX, NONCE_MIN, RANDOM_SIZE, Leaf
+from agent.core.bundle_parts import (
+    ALGORITHM,
+    MAX_BYTES,
+    Attachments,
+    Fresh,
+    Payload,
+    read_attachments,
+    read_fresh,
+    read_payload,
+)
+from agent.core.challenge import Leaf
 from agent.core.errors import FormatError, UnsupportedVersion
-from agent.core.merkle import HASH_SIZE, MAX_DEPTH
-from agent.core.model import Endorsements, ReportData, Tee
-from agent.core.statement import Statement
+from agent.core.model import ReportData
+
+__all__ = ["ALGORITHM", "MAX_BYTES", "TYPE", "USE", "Attachments", "Bundle", "Fresh", "Payload", "decode"]
 
 TYPE = "tee-agent/bundle/v1"
-ALGORITHM = "Ed25519"
-"""The one algorithm of bundles (RFC 8032); ``key.spki`` is its SubjectPublicKeyInfo (RFC 8410)."""
 USE = "bundle"
 PURPOSE = "bundle-signature"
-ATTACHMENTS_PURPOSE = "bundle-attachments"
-DIGEST = "sha-512"
-MAX_BYTES = 1 << 20
-"""Longest bundle that is read or written."""
 TEXT_BYTES = 256
 """Longest context and audience, in UTF-8 bytes."""
 SIGNATURE_SIZE = 64
-MAX_BLOB = 1 << 16
-"""Longest evidence blob: no report or quote comes near."""
-MAX_OBJECTS = 32
-"""Most certificates, and most CRLs."""
-
-_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
-"""DER before the 32 bytes of an Ed25519 key: RFC 8410 leaves no other form."""
-_SPKI_SIZE = len(_SPKI_PREFIX) + 32
 _KEYS = frozenset(
-    {
-        "audience",
-        "context",
-        "endorsements",
-        "evidence",
-        "fresh",
-        "key",
-        "payload",
-        "signature",
-        "statement",
-        "type",
-    }
+    {"audience", "context", "endorsements", "evidence", "fresh", "key", "payload", "signature", "statement", "type"}
 )
-_FRESH_KEYS = frozenset(
-    {"caller", "claims_unverified", "index", "nonce", "path", "random", "root", "tree_size"},
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What was signed, by its SHA-512 (64 bytes) and its size in bytes; the payload itself is not in the bundle."""
-
-    digest: bytes
-    size: int
-
-    def __post_init__(self) -> None:
-        if len(self.digest) != 64 or not 0 <= self.size <= canonical.MAX_INTEGER:
-            raise FormatError("payload: a SHA-512 digest and a size are required", record="payload")
-
-    @classmethod
-    def of(cls, *parts: bytes) -> Payload:
-        """The payload that ``parts`` make together."""
-        return cls.of_chunks(parts)
-
-    @classmethod
-    def of_chunks(cls, chunks: Iterable[bytes]) -> Payload:
-        """The same for what is too large for memory."""
-        digest, size = hashlib.sha512(), 0
-        for chunk in chunks:
-            digest.update(chunk)
-            size += len(chunk)
-        return cls(digest.digest(), size)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"algorithm": DIGEST, "digest": self.digest.hex(), "size": self.size}
-
-
-@dataclass(frozen=True)
-class Attachments:
-    """What all signatures of one key and one evidence share. Make it once, use it for every signature.
-
-    ``blob`` is the SNP report or the TDX quote without padding, ``spki`` the key's SubjectPublicKeyInfo DER.
-    """
-
-    tee: Tee
-    blob: bytes
-    endorsements: Endorsements
-    spki: bytes
-    statement: Statement
-
-    def __post_init__(self) -> None:
-        if len(self.spki) != _SPKI_SIZE or not self.spki.startswith(_SPKI_PREFIX):
-            raise FormatError(f"key: not the SubjectPublicKeyInfo of an {ALGORITHM} key", record="key")
-
-    def to_json(self) -> dict[str, Any]:
-        vendor = self.endorsements
-        return {
-            "endorsements": {
-                "certificates": [canonical.b64(der) for der in vendor.certificates],
-                "crls": [canonical.b64(der) for der in vendor.crls],
-                "qe_identity": canonical.b64(vendor.qe_identity),
-                "tcb_info": canonical.b64(vendor.tcb_info),
-            },
-            "evidence": {"blob": canonical.b64(self.blob), "tee": self.tee.value},
-            "key": {"algorithm": ALGORITHM, "spki": canonical.b64(self.spki)},
-            "statement": self.statement.to_json(),
-        }
-
-    @cached_property
-    def members(self) -> Mapping[str, bytes]:
-        """Every member in its canonical bytes, made once."""
-        return {name: canonical.encode(value) for name, value in self.to_json().items()}
-
-    @cached_property
-    def digest(self) -> bytes:
-        """SHA-512 over the canonical members by name: 64 bytes."""
-        members = self.members
-        return hashlib.sha512(
-            binding.tagged(ATTACHMENTS_PURPOSE, *(members[name] for name in sorted(members)))
-        ).digest()
-
-    @property
-    def scope(self) -> binding.Scope:
-        return binding.Scope(self.statement.audience, self.statement.boot_id)
-
-    @property
-    def key_sha256(self) -> bytes:
-        """SHA-256 of the SubjectPublicKeyInfo: the key's name, 32 bytes."""
-        return hashlib.sha256(self.spki).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """Proof that the agent held the caller's nonce before this quote: a leaf and its place in the quoted tree.
-
-    ``random`` (32 bytes), ``nonce`` (16 to 64), ``caller`` and ``claims_unverified`` are the leaf's own fields
-    (agent.core.challenge); ``path`` the RFC 9162 inclusion proof of leaf ``index`` of ``tree_size`` under ``root``.
-    """
-
-    random: bytes
-    nonce: bytes
-    caller: Mapping[str, Any]
-    claims_unverified: Mapping[str, Any]
-    root: bytes
-    tree_size: int
-    index: int
-    path: tuple[bytes, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "caller": dict(self.caller),
-            "claims_unverified": dict(self.claims_unverified),
-            "index": self.index,
-            "nonce": self.nonce.hex(),
-            "path": [sibling.hex() for sibling in self.path],
-            "random": self.random.hex(),
-            "root": self.root.hex(),
-            "tree_size": self.tree_size,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,71 +128,10 @@ def decode(data: bytes) -> Bundle:
         raise UnsupportedVersion(f"not a bundle of type {TYPE}: {found}", record="bundle", expected=TYPE)
     top = canonical.Reader(document, "bundle", _KEYS)
     return Bundle(
-        _payload(top.item("payload")),
+        read_payload(top.item("payload")),
         top.text("context", TEXT_BYTES),
         top.text("audience", TEXT_BYTES),
-        _attachments(top),
-        None if top.item("fresh") is None else _fresh(top.item("fresh")),
+        read_attachments(top),
+        None if top.item("fresh") is None else read_fresh(top.item("fresh")),
         top.base64("signature", SIGNATURE_SIZE, SIGNATURE_SIZE),
     )
-
-
-def _payload(document: Any) -> Payload:
-    reader = canonical.Reader(document, "payload", frozenset({"algorithm", "digest", "size"}))
-    if reader.item("algorithm") != DIGEST:
-        raise FormatError(f"payload: algorithm is not {DIGEST}", record="payload")
-    return Payload(reader.hexadecimal("digest", 64), reader.integer("size"))
-
-
-def _attachments(top: canonical.Reader) -> Attachments:
-    key = canonical.Reader(top.item("key"), "key", frozenset({"algorithm", "spki"}))
-    if key.item("algorithm") != ALGORITHM:
-        raise FormatError(f"key: algorithm is not {ALGORITHM}", record="key")
-    evidence = canonical.Reader(top.item("evidence"), "evidence", frozenset({"blob", "tee"}))
-    return Attachments(
-        _tee(evidence.item("tee")),
-        evidence.base64("blob", 1, MAX_BLOB),
-        _endorsements(top.item("endorsements")),
-        key.base64("spki", _SPKI_SIZE, _SPKI_SIZE),
-        Statement.from_json(top.item("statement")),
-    )
-
-
-def _tee(value: Any) -> Tee:
-    for tee in Tee:
-        if value == tee.value:
-            return tee
-    raise FormatError(f"evidence: tee is not one of {', '.join(tee.value for tee in Tee)}", record="evidence")
-
-
-def _endorsements(document: Any) -> Endorsements:
-    keys = frozenset({"certificates", "crls", "qe_identity", "tcb_info"})
-    reader = canonical.Reader(document, "endorsements", keys)
-    return Endorsements(
-        reader.base64_list("certificates", MAX_OBJECTS, MAX_BLOB),
-        reader.base64_list("crls", MAX_OBJECTS, MAX_BYTES),
-        reader.base64("tcb_info", 0, MAX_BYTES),
-        reader.base64("qe_identity", 0, MAX_BYTES),
-    )
-
-
-def _fresh(document: Any) -> Fresh:
-    reader = canonical.Reader(document, "fresh", _FRESH_KEYS)
-    size = reader.integer("tree_size", 1, 1 << MAX_DEPTH)
-    return Fresh(
-        reader.hexadecimal("random", RANDOM_SIZE),
-        reader.hexadecimal("nonce", NONCE_MIN, NONCE_MAX),
-        _object(reader, "caller"),
-        _object(reader, "claims_unverified"),
-        reader.hexadecimal("root", HASH_SIZE),
-        size,
-        reader.integer("index", 0, size - 1),
-        reader.hexadecimal_list("path", MAX_DEPTH, HASH_SIZE),
-    )
-
-
-def _object(reader: canonical.Reader, key: str) -> dict[str, Any]:
-    value = reader.item(key)
-    if not isinstance(value, dict) or len(canonical.encode(value)) > MAX_OBJECT:
-        raise FormatError(f"fresh: {key} is not an object of at most {MAX_OBJECT} bytes", record="fresh")
-    return value

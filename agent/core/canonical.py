@@ -19,39 +19,43 @@ from agent.core.errors import FormatError, Oversized
 
 MAX_INTEGER = 2**53 - 1
 """The largest integer that JSON carries exactly."""
+MAX_DEPTH = 32
+"""Deepest nesting that is written or taken."""
 # C0 and C1 controls, line separators, bidirectional overrides: nothing that could repaint a terminal.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_PLAIN_DEPTH = 16
 _dumps = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
 _HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 
 
 def encode(value: Any) -> bytes:
-    """The canonical bytes of a JSON value. Raises FormatError for what JSON can't carry."""
-    if _is_plain(value):
-        text = _dumps(value)
-        # In ASCII the standard encoder agrees with RFC 8785; beyond, keys may sort differently. A signer needs speed.
-        if text.isascii():
-            return text.encode("ascii")
+    """The canonical bytes of a JSON value. Raises FormatError for what JSON, or decode, would not take."""
+    _require_plain(value, 0)
+    text = _dumps(value)
+    # In ASCII the standard encoder agrees with RFC 8785; beyond, keys may sort differently. A signer needs its speed.
+    if text.isascii():
+        return text.encode("ascii")
     try:
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
+    except (rfc8785.CanonicalizationError, UnicodeError) as error:
         raise FormatError(f"not expressible as canonical JSON: {error}", code="format.json") from error
 
 
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether ``value`` has exact JSON types only, no floats, no integer that JSON can't carry."""
+def _require_plain(value: Any, depth: int) -> None:
     kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return True
-    if kind is int:
-        return bool(-MAX_INTEGER <= value <= MAX_INTEGER)
-    if depth > _PLAIN_DEPTH:
-        return False
+    if isinstance(value, str) or kind is bool or value is None:
+        return
+    if kind is int and -MAX_INTEGER <= value <= MAX_INTEGER:
+        return
+    if kind not in (dict, list, tuple) or depth >= MAX_DEPTH:
+        problem = f"nested more than {MAX_DEPTH} deep" if depth >= MAX_DEPTH else f"{kind.__name__} out of range"
+        raise FormatError(f"not expressible as canonical JSON: {problem}", code="format.json")
     if kind is dict:
-        return all(type(key) is str and _is_plain(item, depth + 1) for key, item in value.items())
-    return (kind is list or kind is tuple) and all(_is_plain(item, depth + 1) for item in value)
+        if not all(isinstance(key, str) for key in value):
+            raise FormatError("not expressible as canonical JSON: a key is no text", code="format.json")
+        value = value.values()
+    for item in value:
+        _require_plain(item, depth + 1)
 
 
 def decode(data: bytes, what: str, limit: int) -> dict[str, Any]:

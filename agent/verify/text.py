@@ -9,8 +9,6 @@ from agent.core.canonical import rfc3339, shown
 from agent.core.model import Check, Verified
 from agent.verify.bundle import BundleVerdict
 
-_WIDTH = 12
-
 
 def bundle_lines(verdict: BundleVerdict, compared_with: str) -> Iterator[str]:
     """The verdict on a bundle; ``compared_with`` names the payload's file, "" for none."""
@@ -80,5 +78,5 @@ def _plain(value: Any) -> str:
 
 
 def row(name: str, text: str) -> str:
-    """One labelled line."""
-    return f"{name:<{_WIDTH}}{text}"
+    """One labelled line; without a label it goes on with the line above."""
+    return f"{name}: {text}" if name else f"  {text}"

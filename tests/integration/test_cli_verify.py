@@ -69,7 +69,7 @@ def test_a_good_bundle(files: Files, capsys: pytest.CaptureFixture[str]) -> None
     status, out, err = run(capsys, files.words("--payload", str(files.payload), *files.workload))
     assert (status, err) == (0, "")
     assert "ADDED ROOT" in out
-    assert "revocation  as of " in out
+    assert "\nrevocation: as of " in out
     assert "  - nonce: not compared" in out
     assert "payload: not compared" not in out
     assert out.endswith("bundle: valid, under an ADDED ROOT\n")

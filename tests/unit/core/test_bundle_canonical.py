@@ -36,7 +36,15 @@ def test_keys_sort_by_utf16_units() -> None:
     assert canonical.encode({"\ue000": 1, "\U0001f600": 2}) == '{"\U0001f600":2,"\ue000":1}'.encode()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**53, {"a": [2**60]}, "\ud800", {"\udfff": 1}])
+DEEP: list[Any] = []
+for _ in range(40):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), 1.5, {"a": 0.0}, 2**53, {"a": [2**60]}, "\ud800", {"\udfff": 1}, {1: 2}, {1}, b"", DEEP],
+)
 def test_refuses_what_json_cant_carry(value: Any) -> None:
     with pytest.raises(FormatError):
         canonical.encode(value)
