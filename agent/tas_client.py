@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Protocol
 
 from agent.core.backoff import Backoff
 from agent.core.config import TasConfig
-from agent.core.errors import DeadlineExceeded, ServerError, TeeAgentError, TransportError
+from agent.core.errors import DeadlineExceeded, TransportError
 from agent.core.exchange import Attempt, Request, Wrapped, version_answer, version_request
 from agent.core.model import Endorsements, Evidence, Nonce, Secret
 from agent.core.ports import Deadline, Response, Transport
 from agent.deadline import part
 from agent.quoter import Quotes
+from agent.retry import CHANCE, persist
 
 API_KEY_HEADER = "X-API-KEY"
 PAUSES = Backoff(base=0.5, cap=8.0)
-CHANCE = random.SystemRandom().random
 
 
 class Unwrapper(Protocol):
@@ -73,16 +72,13 @@ class TasClient:
         SecretError, PlatformError, FirmwareError, TlsError (final), or the last retryable error when the tries are
         used up, or DeadlineExceeded naming it.
         """
-        tries = 0
-        while True:
-            try:
-                return self._once(policy_id, deadline)
-            except TeeAgentError as error:
-                tries += 1
-                if not error.retry or tries >= self._config.attempts:
-                    raise
-                failure = error
-            self._pause(tries, failure, deadline)
+        return persist(
+            lambda: self._once(policy_id, deadline),
+            deadline,
+            PAUSES,
+            attempts=self._config.attempts,
+            chance=self._chance,
+        )
 
     def _once(self, policy_id: str, deadline: Deadline) -> Secret:
         attempt = Attempt(policy_id, self._config.secret_field)
@@ -110,12 +106,3 @@ class TasClient:
         except DeadlineExceeded as error:
             deadline.remaining()  # all time is used up; else only this request's, and another may do better
             raise TransportError(error.message, code="transport.timeout") from error
-
-    def _pause(self, tries: int, failure: TeeAgentError, deadline: Deadline) -> None:
-        wish = failure.retry_after if isinstance(failure, ServerError) else 0.0
-        try:
-            deadline.sleep(PAUSES.delay(tries - 1, self._chance(), wish))
-        except DeadlineExceeded as error:
-            raise DeadlineExceeded(
-                f"{error.message}; {tries} tries, the last: {failure.message}", hint=failure.hint
-            ) from failure

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import random
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import Self
 
 from agent.core.backoff import Backoff
 from agent.core.errors import (
-    DeadlineExceeded,
     FirmwareBusy,
     FirmwareError,
     GenerationRace,
@@ -36,14 +34,12 @@ from agent.core.model import Evidence, ReportData, Tee
 from agent.core.ports import Deadline
 from agent.deadline import part, within
 from agent.quotelock import QuoteLock
+from agent.retry import CHANCE, persist
 
 PREFIX = "tee-agent-"
 MAX_BLOB = 1 << 20
 """Bytes of outblob and of auxblob at the most, each."""
 PAUSES = Backoff(base=0.1, cap=3.0)
-
-CHANCE = random.SystemRandom().random
-"""Random numbers in [0, 1) for the pauses."""
 
 _LEAST = {Tee.SNP: 1184, Tee.TDX: 48 + 584 + 4}
 """Bytes: an SNP report (AMD 56860 table 22); header, body and length of a TDX quote (Intel DCAP, quote version 4)."""
@@ -89,24 +85,8 @@ class TsmSource:
         Raises NoTee, PermissionMissing, FirmwareError and its kin, Truncated, DeadlineExceeded (naming the last
         failure, if there was one).
         """
-        attempt, deadline = 0, part(deadline, self._seconds, "evidence")
-        while True:
-            try:
-                return self._once(report_data, deadline)
-            except FirmwareError as error:
-                if not error.retry:
-                    raise
-                failure = error
-            self._pause(attempt, failure, deadline)
-            attempt += 1
-
-    def _pause(self, attempt: int, failure: TeeAgentError, deadline: Deadline) -> None:
-        try:
-            deadline.sleep(PAUSES.delay(attempt, self._chance()))
-        except DeadlineExceeded as error:
-            raise DeadlineExceeded(
-                f"{error.message}; {attempt + 1} tries, the last: {failure.message}", hint=failure.hint
-            ) from failure
+        deadline = part(deadline, self._seconds, "evidence")
+        return persist(lambda: self._once(report_data, deadline), deadline, PAUSES, chance=self._chance)
 
     def _once(self, report_data: ReportData, deadline: Deadline) -> Evidence:
         held = self._lock.take(deadline)

@@ -259,7 +259,7 @@ def test_wrong_api_key(tas: FakeTas, connect: Connect, tmp_path: Path) -> None:
 
 def test_a_service_that_stays_down_ends_with_the_deadline_and_its_reason(tas: FakeTas, connect: Connect) -> None:
     tas.nonce_script.extend([answer(503, {"error": "maintenance"}, "Retry-After: 600")] * 9)
-    with pytest.raises(DeadlineExceeded, match=r"1 tries, the last: .*503 \(maintenance\)"):
+    with pytest.raises(DeadlineExceeded, match=r"1 failed, the last: .*503 \(maintenance\)"):
         fetch(connect(), seconds=30.0)
 
 

@@ -46,9 +46,11 @@ def tee(
 
 
 @pytest.fixture
-def sim(tee: Simulator) -> Iterator[Simulator]:
+def sim(tee: Simulator, tmp_path: Path) -> Iterator[Simulator]:
     yield tee
     tee.clear()
+    with QuoteLock(tmp_path / "quote.lock").take(Deadline(60, "what a test gave up on")):
+        pass  # it has ended, and cleaned up by itself
     assert list(tee.mount.iterdir()) == []
 
 
@@ -103,7 +105,7 @@ def test_lasting_faults_end_with_the_deadline_and_are_named(
 ) -> None:
     sim.fault(fault)
     with pytest.raises(DeadlineExceeded) as caught:
-        TsmSource(sim.mount, sim.tee, QuoteLock(tmp_path / "lock"), chance=lambda: 0.9).quote(
+        TsmSource(sim.mount, sim.tee, QuoteLock(tmp_path / "quote.lock"), chance=lambda: 0.9).quote(
             DATA, deadline=Deadline(1.0, "test")
         )
     assert isinstance(caught.value.__cause__, kind)
@@ -139,7 +141,7 @@ def test_a_stalled_read_is_left_alone_and_cleans_up_by_itself(sim: Simulator, tm
 
 def test_quote_seconds_bound_a_longer_deadline(sim: Simulator, tmp_path: Path) -> None:
     sim.fault("ebusy:*")
-    with pytest.raises(DeadlineExceeded, match=r"not done within 0.3 s"):
+    with pytest.raises(DeadlineExceeded, match=r"the last: .*EBUSY"):
         source(sim, tmp_path, seconds=0.3).quote(DATA, deadline=Deadline(600, "test"))
 
 

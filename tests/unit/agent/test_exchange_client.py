@@ -179,7 +179,7 @@ def test_attempts_are_bounded() -> None:
 
 def test_the_deadline_ends_it_and_names_the_last_failure() -> None:
     world = World(*[reply(503, {"error": "busy"}, retry_after="5")] * 9)
-    with pytest.raises(DeadlineExceeded, match=r"fetch: not done within 12 s; 3 tries, the last: .*503 \(busy\)"):
+    with pytest.raises(DeadlineExceeded, match=r"fetch: not done within 12 s; 3 failed, the last: .*503 \(busy\)"):
         world.fetch(12.0)
     assert world.clock.now == 10.0
 
