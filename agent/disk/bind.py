@@ -52,9 +52,9 @@ def bind(config: VolumeConfig, *, ask: Ask, fetch: Fetch, deadline: Deadline, un
 
 def _check_policy(volume: Volume, header: Header) -> None:
     found, wanted = token.find(header.metadata), volume.config.policy_ids[0]
-    if found is not None and found[1].state == "bound" and found[1].key_id != wanted:
+    if found is not None and found[1].key_id != wanted and found[1].slot in header.metadata.keyslots:
         raise Conflict(
-            f"volume {volume.config.name} is bound with policy {found[1].key_id}, not with {wanted}",
+            f"volume {volume.config.name} is {found[1].state} with policy {found[1].key_id}, not with {wanted}",
             hint="unbind it first, or put its policy first in policy_ids",
             code="conflict.bound",
         )
@@ -122,7 +122,7 @@ class _Binder:
         self._existing.opener(header, -1)
         number = found[0] if found else _free(header.metadata.tokens, "token")
         slot = _free(header.metadata.keyslots, "keyslot")
-        binding = Binding(slot, wanted, found[1].generation + 1 if found else 1)
+        binding = Binding(slot, wanted, token.next_generation(found))
         return edits.put(self._volume, header, number, binding), number, binding
 
     def _resumable(self, header: Header, binding: Binding, wanted: str) -> bool:

@@ -19,6 +19,7 @@ from agent.disk.metadata import Metadata
 
 TYPE = "tee-agent"
 VERSION = 1
+MAX_GENERATION = 2**32
 _KEYS = frozenset({"type", "keyslots", "version", "slot", "state", "key_id", "generation", "mac"})
 _KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _STATE = re.compile(r"pending|bound")
@@ -63,6 +64,11 @@ def find(metadata: Metadata) -> tuple[int, Binding] | None:
     return (ours[0][0], parse(ours[0][1], ours[0][0])) if ours else None
 
 
+def next_generation(found: tuple[int, Binding] | None) -> int:
+    """The generation of a binding that follows ``found``; the disk proposes the old one, so it may be anything."""
+    return found[1].generation % MAX_GENERATION + 1 if found else 1
+
+
 def parse(value: Mapping[str, Any], number: int) -> Binding:
     """The token in ``value``; ``number`` is for messages. Raises HeaderRefused."""
     try:
@@ -73,7 +79,7 @@ def parse(value: Mapping[str, Any], number: int) -> Binding:
         binding = Binding(
             slot=reader.integer("slot", 0, MAX_SLOTS - 1),
             key_id=reader.text("key_id", 128, _KEY_ID, "a policy id"),
-            generation=reader.integer("generation", 1),
+            generation=reader.integer("generation", 1, MAX_GENERATION),
             state=state,
             mac=mac,
         )

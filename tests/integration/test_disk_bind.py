@@ -15,6 +15,7 @@ from agent.core.ports import Deadline as AnyDeadline
 from agent.deadline import Deadline
 from agent.disk import bind as binding
 from agent.disk import cryptsetup as program
+from agent.disk import edits
 from agent.disk import unbind as unbinding
 from agent.disk import unlock as unlocking
 from agent.disk.bind import Bound
@@ -251,6 +252,29 @@ def test_another_policy_is_not_bound_over_this_one(image: Path) -> None:
         bind(image, never, PASSPHRASE, "policy-b", "policy-a")
     with pytest.raises(Conflict, match="the configuration does not name"):
         unlocking.test(volume(image, "data", "policy-c"), fetch=never, deadline=deadline())
+    done = luks.cryptsetup("luksKillSlot", str(image), "1", "--key-file", "-", stdin=PASSPHRASE)
+    assert done.returncode == 0
+    assert bind(image, FETCH, PASSPHRASE, "policy-b").key_id == "policy-b"
+
+
+def test_a_pending_binding_with_another_policy_is_not_orphaned(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(*_: object) -> Never:
+        raise DiskError("cut off")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(edits, "finish", cut_off)
+        with pytest.raises(DiskError, match="cut off"):
+            bind(image)
+    with pytest.raises(Conflict, match="is pending with policy policy-a"):
+        bind(image, never, PASSPHRASE, "policy-b", "policy-a")
+    assert unbind(image).slot == 1
+    assert bind(image, FETCH, PASSPHRASE, "policy-b", "policy-a").changed
+
+
+def test_any_generation_the_disk_says_can_be_followed(image: Path) -> None:
+    token = luks.token_document(state="pending", keyslots=[], mac="", slot=9, key_id="old", generation=2**32)
+    luks.rewrite(image, lambda document: document["tokens"].update({"0": token}))
+    assert bind(image).generation == 1
 
 
 def test_the_token_chooses_among_configured_policies(image: Path) -> None:

@@ -14,7 +14,7 @@ from tests.support.luks import sample_header, token_document
 
 @pytest.mark.parametrize(
     "binding",
-    [Binding(5, "policy-a", 1), Binding(0, "p", 2**53 - 1, "bound", bytes(range(32)))],
+    [Binding(5, "policy-a", 1), Binding(0, "p", 2**32, "bound", bytes(range(32)))],
     ids=["pending", "bound"],
 )
 def test_round_trip(binding: Binding) -> None:
@@ -64,7 +64,7 @@ def test_a_token_whose_slot_was_wiped_is_stale_not_malformed() -> None:
         {"key_id": 1},
         {"generation": 0},
         {"generation": True},
-        {"generation": 2**53},
+        {"generation": 2**32 + 1},
         {"keyslots": ["0", "1"]},
         {"keyslots": ["0"]},
         {"url": "https://tas.example"},
@@ -84,3 +84,9 @@ def test_missing_fields_are_refused(missing: str) -> None:
     del document[missing]
     with pytest.raises(HeaderRefused, match=missing):
         token.parse(document, 0)
+
+
+def test_generations_count_and_stay_in_range() -> None:
+    assert token.next_generation(None) == 1
+    assert token.next_generation((0, Binding(1, "p", 1))) == 2
+    assert token.next_generation((0, Binding(1, "p", 2**32))) == 1
