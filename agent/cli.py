@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent import __version__
+from agent.core.canonical import printable
 from agent.core.errors import TeeAgentError
 
 DEFAULT_CONFIG = Path("/etc/tee-agent/tee-agent.toml")
@@ -56,7 +57,7 @@ def report(error: TeeAgentError, *, as_json: bool, program: str = "tee-agent") -
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         hint = f"  {error.hint}\n" if error.hint else ""
-        sys.stderr.write(f"{program}: {error.message}\n{hint}  [{error.code}]\n")
+        sys.stderr.write(f"{program}: {printable(error.message)}\n{hint}  [{error.code}]\n")
     return error.exit_status
 
 

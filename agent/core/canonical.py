@@ -189,6 +189,11 @@ def is_text(value: str, limit: int) -> bool:
     return not _UNPRINTABLE.search(value) and len(value.encode()) <= limit
 
 
+def printable(text: str) -> str:
+    """``text`` with escapes for what could repaint a terminal: messages may quote names out of hostile certificates."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
 def shown(value: str, limit: int = 60) -> str:
     """Foreign text, quoted and cut for a message."""
     return ascii(value if len(value) <= limit else value[:limit] + "...")

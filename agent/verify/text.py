@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent.core.canonical import rfc3339, shown
+from agent.core.canonical import printable, rfc3339, shown
 from agent.core.model import Check, Verified
 from agent.verify.bundle import BundleVerdict
 
@@ -53,14 +53,14 @@ def check_lines(checks: Sequence[Check]) -> Iterator[str]:
     yield "checked:"
     for check in checks:
         detail = f": {check.detail}" if check.detail else ""
-        yield f"  {check.number:>3}. {'ok  ' if check.ok else 'FAIL'} {check.name}{detail}"
+        yield f"  {check.number:>3}. {'ok  ' if check.ok else 'FAIL'} {check.name}{printable(detail)}"
 
 
 def not_checked_lines(not_checked: Sequence[str]) -> Iterator[str]:
     """What nobody looked at."""
     if not_checked:
         yield "not checked:"
-    yield from (f"  - {what}" for what in not_checked)
+    yield from (f"  - {printable(what)}" for what in not_checked)
 
 
 def field_lines(fields: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
@@ -70,7 +70,7 @@ def field_lines(fields: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
             yield f"{indent}{name}:"
             yield from field_lines(value, indent + "  ")
         else:
-            yield f"{indent}{name}: {value if isinstance(value, str) else _plain(value)}"
+            yield f"{indent}{name}: {printable(value) if isinstance(value, str) else _plain(value)}"
 
 
 def _plain(value: Any) -> str:
@@ -79,4 +79,5 @@ def _plain(value: Any) -> str:
 
 def row(name: str, text: str) -> str:
     """One labelled line; without a label it goes on with the line above."""
+    text = printable(text)
     return f"{name}: {text}" if name else f"  {text}"

@@ -151,3 +151,7 @@ def test_keys_are_exact() -> None:
 def test_foreign_text_is_quoted_and_cut() -> None:
     assert canonical.shown("\x1b[2J\u202e" + "x" * 100).isascii()
     assert len(canonical.shown("x" * 1000)) < 80
+
+
+def test_messages_cant_repaint_a_terminal() -> None:
+    assert canonical.printable("\u00e9t\u00e9 \x1b[2J\u202e\n") == "\u00e9t\u00e9 \\x1b[2J\\u202e\\n"
