@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,6 +136,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except TeeAgentError as error:
         return report(error, as_json=args.json, program="tas")
+    except BrokenPipeError:
+        # The reader of our output left (head, less): nothing more can be said, and nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
     return status
 
 

@@ -1,7 +1,7 @@
 """Bounds on connections: how many there are, and how long one may take to send its first request.
 
-aiohttp ends idle connections between requests, but waits for ever for the first one: a client that sends nothing, or
-one header in an hour, would hold its connection and its descriptor.
+aiohttp ends idle connections between requests, but not in every version one that never sends the first: it would
+hold its descriptor for ever. A guard stands between the transport and aiohttp's protocol and passes everything on.
 """
 
 from __future__ import annotations
@@ -14,35 +14,73 @@ MAX_CONNECTIONS = 256
 """Times the largest body, 2 MiB: what all clients together can make us hold."""
 
 
-class _Refuse(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
-
-
 class Connections:
-    """Makes a protocol for each connection; ``arrived`` is to be told of each request."""
+    """The open connections. ``read_seconds`` run from the end of a TLS handshake to the end of a request's head."""
 
     def __init__(self, read_seconds: float, limit: int = MAX_CONNECTIONS) -> None:
-        self._read_seconds = read_seconds
+        self.read_seconds = read_seconds
         self._limit = limit
-        self._waiting: dict[asyncio.BaseProtocol, asyncio.TimerHandle] = {}
+        self._open: set[asyncio.Protocol] = set()
 
-    def protocol(self, server: web.Server) -> asyncio.BaseProtocol:
-        """For asyncio's create_server, called as a connection is accepted, before its TLS handshake."""
-        if len(server.connections) >= self._limit:
-            return _Refuse()
-        handler = server()
-        timer = asyncio.get_running_loop().call_later(self._read_seconds, self._expire, handler)
-        self._waiting[handler] = timer
-        return handler
+    def guard(self, protocol: asyncio.Protocol) -> asyncio.Protocol:
+        """For asyncio's create_server: what to connect instead of ``protocol``."""
+        return _Guard(protocol, self)
 
     def arrived(self, request: web.BaseRequest) -> None:
-        """The headers of a request are there: from now on the request's own bounds hold."""
-        timer = self._waiting.pop(request.protocol, None)
-        if timer is not None:
-            timer.cancel()
+        """The head of a request is there: from now on the request's own bounds hold."""
+        guard = request.transport.get_protocol() if request.transport else None
+        if isinstance(guard, _Guard):
+            guard.relax()
 
-    def _expire(self, handler: web.RequestHandler) -> None:
-        if self._waiting.pop(handler, None) is not None:
-            handler.force_close()
+    def admit(self, guard: asyncio.Protocol) -> bool:
+        """Whether one more may be open."""
+        if len(self._open) >= self._limit:
+            return False
+        self._open.add(guard)
+        return True
+
+    def forget(self, guard: asyncio.Protocol) -> None:
+        self._open.discard(guard)
+
+
+class _Guard(asyncio.Protocol):
+    def __init__(self, protocol: asyncio.Protocol, connections: Connections) -> None:
+        self._protocol = protocol
+        self._connections = connections
+        self._timer: asyncio.TimerHandle | None = None
+        self._admitted = False
+
+    def relax(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.Transport):
+            return
+        self._admitted = self._connections.admit(self)
+        if not self._admitted:
+            transport.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._connections.read_seconds, transport.abort)
+        self._protocol.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._admitted:
+            self._protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received() if self._admitted else None
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.relax()
+        self._connections.forget(self)
+        if self._admitted:
+            self._protocol.connection_lost(exc)

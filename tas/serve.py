@@ -146,7 +146,7 @@ class Server:
         host, port = self._options.listen
         try:
             return await loop.create_server(
-                lambda: app.connections.protocol(server),
+                lambda: app.connections.guard(server()),
                 host,
                 port,
                 ssl=self._tls,
@@ -163,8 +163,11 @@ class Server:
         pin = tls.spki_pin(self._state.tls_cert.read_bytes())
         self._report_material("start", pin)
         if self._options.ready_fd is not None:
-            with os.fdopen(self._options.ready_fd, "w") as ready:
-                ready.write(f"{self._url} {pin}\n")
+            try:
+                with os.fdopen(self._options.ready_fd, "w") as ready:
+                    ready.write(f"{self._url} {pin}\n")
+            except OSError as exc:
+                raise UsageError(f"--ready-fd {self._options.ready_fd}: {exc.strerror}") from exc
         self._tell(f"READY=1\nSTATUS=serving on {self._url}")
 
     def _tell(self, text: str) -> None:

@@ -166,6 +166,9 @@ def _write_new(path: Path, data: bytes) -> None:
         out.flush()
         os.fsync(out.fileno())
     draft.replace(path)
+    folder = _open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def _open(path: Path, flags: int) -> int:

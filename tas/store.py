@@ -7,6 +7,7 @@ admin's command returns. Secrets are not encrypted in the file (docs/tas.md says
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -77,8 +78,7 @@ class Store:
         self._lock = threading.Lock()
         self._clock = clock
         with _mapped(path.name):
-            # Made by us first, so that SQLite's files (which copy its mode) are never open to others.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            _make(path)
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare(durable)
@@ -188,8 +188,10 @@ class Store:
         return [SecretInfo(*row) for row in rows]
 
     def delete_secret(self, key_id: str) -> bool:
-        """Whether there was one."""
-        return bool(self._run("DELETE FROM secrets WHERE key_id = ? RETURNING 1", key_id))
+        """Whether there was one. Its bytes leave the files too, the write-ahead log included."""
+        deleted = bool(self._run("DELETE FROM secrets WHERE key_id = ? RETURNING 1", key_id))
+        self._run("PRAGMA wal_checkpoint(TRUNCATE)")
+        return deleted
 
     # What the server says about itself, for `tas check`
 
@@ -201,6 +203,15 @@ class Store:
         rows = self._run("SELECT facts FROM serving")
         facts: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
         return facts
+
+
+def _make(path: Path) -> None:
+    # By us and not by SQLite, so that its files (-wal and -shm copy the mode) are never open to others. An existing
+    # file is not opened: closing it would drop the locks that SQLite holds on it in this process.
+    if path.is_symlink():
+        raise ConfigError(f"{path} is a symbolic link", code="config.database")
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 @contextmanager

@@ -80,6 +80,13 @@ def test_kill_keeps_policies_and_secrets(tmp_path: Path, prover: Prover, endorse
         assert service.get_secret(prover.body(old, "web")).error == (401, "Invalid or expired nonce")
 
 
+def test_ready_fd_that_is_none(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas") as service:
+        service.stop()
+        said = service.run("serve", "--listen", "127.0.0.1:0", "--ready-fd", "999", status=64)
+        assert "--ready-fd 999" in said
+
+
 def test_ends_at_sigterm(tmp_path: Path) -> None:
     with running_tas(tmp_path / "tas") as service, connected(service):
         assert service.stop() == 0
@@ -204,7 +211,7 @@ def test_leaves_no_core(tmp_path: Path) -> None:
     ids=["nothing", "half a head", "half a line"],
 )
 def test_slow_head_is_cut_off(tmp_path: Path, sent: bytes) -> None:
-    with running_tas(tmp_path / "tas", arguments=("--read-seconds", "0.2")) as service:
+    with running_tas(tmp_path / "tas", arguments=("--read-seconds", "1")) as service:
         with connected(service) as connection:
             connection.sendall(sent)
             assert read_all(connection) == b""
@@ -215,7 +222,7 @@ def test_slow_body_is_cut_off(tmp_path: Path) -> None:
     head = (
         "POST /kb/v0/get_secret HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     )
-    with running_tas(tmp_path / "tas", arguments=("--read-seconds", "0.2")) as service:
+    with running_tas(tmp_path / "tas", arguments=("--read-seconds", "1")) as service:
         with connected(service) as connection:
             connection.sendall(head.encode())
             answer = read_all(connection)
