@@ -119,8 +119,8 @@ class Certificate:
         with _AsChainInvalid(self):
             return asn1.extensions(self.frame.parts[7][1])
 
-    def require_role(self, *, authority: bool) -> None:
-        """Basic constraints and key usage as the role needs, nothing critical beside. Raises ChainInvalid."""
+    def require_role(self, *, authority: bool) -> Extensions:
+        """The extensions, if they are those of the role and nothing else is critical. Raises ChainInvalid."""
         extensions = self.extensions()
         _require_known(extensions, {_KEY_USAGE, _BASIC_CONSTRAINTS}, self)
         critical, constraints = extensions.get(_BASIC_CONSTRAINTS, (False, b""))
@@ -130,6 +130,7 @@ class Certificate:
         needed = _CERT_AND_CRL_SIGN if authority else _DIGITAL_SIGNATURE
         if not critical or is_authority is not authority or int.from_bytes(usage, "big") & needed != needed:
             raise ChainInvalid(f"{self} is not {'an authority' if authority else 'an end entity'}")
+        return extensions
 
     def require_valid(self, at: datetime) -> None:
         """Raises OutOfValidity."""

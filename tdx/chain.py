@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from agent.core.errors import ChainInvalid, FormatError, UntrustedRoot
 from agent.core.model import TrustAnchor
 from tdx import pck
-from tdx.certs import Certificate, Crl, frame_crl, load_certificate, load_crl
+from tdx.certs import Certificate, Crl, Extensions, frame_crl, load_certificate, load_crl
 from tdx.der import Signed, is_rsa_signed
 
 T = TypeVar("T")
@@ -68,12 +68,13 @@ def trusted_chain(pem: bytes, anchors: Sequence[TrustAnchor]) -> PckChain:
     anchor = _anchor(root, anchors)
     for certificate, issuer in reversed(links):
         certificate.require_issued_by(issuer)
-        certificate.require_role(authority=certificate is not leaf)
-    return PckChain(leaf, intermediate, root, anchor, _platform(leaf))
+    for certificate in (root, intermediate):
+        certificate.require_role(authority=True)
+    platform = _platform(leaf.require_role(authority=False))
+    return PckChain(leaf, intermediate, root, anchor, platform)
 
 
-def _platform(leaf: Certificate) -> pck.Platform:
-    extensions = leaf.extensions()
+def _platform(extensions: Extensions) -> pck.Platform:
     if pck.SGX_EXTENSION not in extensions:
         raise ChainInvalid("PCK certificate has no SGX extension: it does not say which platform it is for")
     try:

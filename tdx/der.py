@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from agent.core.errors import FormatError, Oversized, Truncated
 
@@ -80,9 +80,8 @@ def moment(tag: int, content: bytes) -> datetime:
         text = ("19" if text[:1] >= "5" else "20") + text
     if tag not in {UTC_TIME, GENERALIZED_TIME} or content[-1:] != b"Z" or not _DIGITS.fullmatch(text):
         raise FormatError("not a time in UTC with seconds", record="DER")
-    year, month, day, hour, minute, second = int(text[:4]), *(int(text[at : at + 2]) for at in (4, 6, 8, 10, 12))
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        return datetime.fromisoformat(f"{text[:8]}T{text[8:]}Z")
     except ValueError as error:
         raise FormatError(f"not a time: {error}", record="DER") from error
 
