@@ -290,6 +290,26 @@ def test_a_refused_header_after_our_edit_says_what_may_be_left(image: Path, monk
     assert "our keyslot 1 may still be there" in caught.value.hint
 
 
+def test_key_material_spoiled_under_our_edit(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(path: Path) -> None:
+        area = metadata(path)["keyslots"]["1"]["area"]
+        with path.open("r+b") as file:
+            file.seek(int(area["offset"]))
+            file.write(bytes(4096))
+
+    after("luksAddKey", image, spoil, monkeypatch)
+    with pytest.raises(HeaderTampered, match="the new keyslot 1 does not open"):
+        bind(image)
+    assert opens(image)
+
+
+def test_a_full_header_is_named(image: Path) -> None:
+    tokens = {str(number): {"type": "x", "keyslots": []} for number in range(32)}
+    luks.rewrite(image, at("tokens", to=tokens))
+    with pytest.raises(DiskError, match="no free token"):
+        bind(image)
+
+
 def test_a_volume_exchanged_during_the_edit(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = luks.make_image(tmp_path / "other.img").read_bytes()[:HEADER_BYTES]
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from agent.core.errors import Denied, DiskError, UsageError
-from agent.disk import device, measured, passphrase
+from agent.core.errors import Denied, DiskError, PermissionMissing, UsageError
+from agent.deadline import Deadline
+from agent.disk import device, measured, passphrase, unlock
+from agent.disk.listing import list_volumes
 from agent.disk.measured import Measured
 from agent.disk.ramcopy import ram_copy
 from tests.support import luks
@@ -64,6 +66,57 @@ def test_a_read_error_is_typed(image: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(os, "pread", fail)
         with pytest.raises(DiskError, match="cannot be read at byte 0: Input/output error"):
             opened.header()
+
+
+def test_a_lock_needs_a_writable_device(image: Path) -> None:
+    with device.opened(str(image)) as opened, pytest.raises(DiskError, match="cannot be locked"):
+        opened.lock(Deadline(1, "test"))
+
+
+def test_not_permitted(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionMissing, match="not permitted"), device.opened(str(image)):
+        pass
+
+
+def test_no_room_for_the_copy(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with device.opened(str(image)) as opened:
+        header = opened.header()
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(DiskError, match="no room for the header in memory"), ram_copy(opened, header, (1,)):
+            pass
+
+
+@pytest.mark.parametrize(("error", "found"), [(errno.ENXIO, False), (errno.ENODEV, False), (errno.EACCES, True)])
+def test_device_mapper_is_found_by_opening_it(monkeypatch: pytest.MonkeyPatch, error: int, found: bool) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "open", fail)
+    assert unlock._has_device_mapper() is found
+
+
+@pytest.mark.parametrize(("listed", "found"), [("235 fuse\n236 device-mapper\n", True), ("235 fuse\n", False)])
+def test_device_mapper_without_its_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, found: bool
+) -> None:
+    (tmp_path / "misc").write_text(listed)
+    monkeypatch.setattr(unlock, "MAPPER", tmp_path)
+    monkeypatch.setattr(unlock, "MISC_DEVICES", tmp_path / "misc")
+    assert unlock._has_device_mapper() is found
+
+
+def test_a_refused_header_is_listed_as_such(image: Path) -> None:
+    luks.rewrite(image, lambda document: document["segments"]["0"].update(encryption="cipher_null-ecb"))
+    (one,) = list_volumes([luks.volume(image)])
+    assert (one.state, one.slot) == ("refused", -1)
+    assert "cipher_null-ecb" in one.problem
 
 
 def test_the_copy_is_sealed_and_sparse(image: Path) -> None:
