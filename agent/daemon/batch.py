@@ -26,6 +26,9 @@ from agent.quoter import Quotes
 MAX_WAITING, MAX_WAITING_EACH = 1024, 256
 """Challenges that wait at the most, over all and per user; less where batches are small."""
 
+PATIENCE_SECONDS = 5.0
+"""For an answer, beyond the time of two quotes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
@@ -99,7 +102,7 @@ class Batcher:
         self._queue.append(item)
         self._arrived.set()
         try:
-            async with asyncio.timeout(2 * self._ring.terms.quote_seconds + 5):
+            async with asyncio.timeout(2 * self._ring.terms.quote_seconds + PATIENCE_SECONDS):
                 batch, index = await done
         except TimeoutError as error:
             raise DeadlineExceeded("the evidence did not come in time", hint="ask again") from error
