@@ -25,6 +25,8 @@ _POLICY_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\$?|[0-9]{1,10}", re.ASCII)
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 _PIN = re.compile(r"(spki|ca):sha256:([0-9A-Fa-f]{64})", re.ASCII)
+_SHA256 = re.compile(r"sha256:([0-9A-Fa-f]{64})", re.ASCII)
+_NETWORK = re.compile(r"dhcp|none|[A-Za-z0-9.:_-]*:[A-Za-z0-9.:_-]*", re.ASCII)
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
@@ -83,6 +85,7 @@ def _matching(pattern: re.Pattern[str], form: str) -> Callable[[Any, At], str]:
 
 name = _matching(_NAME, "1 to 64 letters, digits, _ . - (not beginning with . or -)")
 policy_id = _matching(_POLICY_ID, "1 to 128 letters, digits, _ . -")
+network = _matching(_NETWORK, "dhcp, none, or client:server:gateway:netmask:host:device:how")
 account = _matching(_ACCOUNT, "a user or group name, or a decimal id")
 
 
@@ -110,6 +113,21 @@ def choice(*words: str) -> Callable[[Any, At], str]:
         return given
 
     return check
+
+
+def boolean(value: Any, at: At) -> bool:
+    if not isinstance(value, bool):
+        raise at.wrong("a boolean", value)
+    return value
+
+
+def sha256(value: Any, at: At) -> bytes:
+    """The 32 bytes of ``sha256:<hex>``."""
+    given = text(256)(value, at)
+    match = _SHA256.fullmatch(given)
+    if match is None:
+        raise at.refuse(f"must be sha256:<64 hex>, not {given[:80]!r}")
+    return bytes.fromhex(match[1])
 
 
 def seconds(least: float, most: float) -> Callable[[Any, At], float]:

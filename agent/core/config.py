@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from agent.core import checks
 from agent.core.checks import At
+from agent.core.cmdline import DEFAULT_ALLOW, allowed_word
 from agent.core.errors import ConfigError
 
 PolicyField = Literal["policy-id", "key-id"]
@@ -66,12 +67,31 @@ class EvidenceConfig:
 
 @dataclass(frozen=True, slots=True)
 class VolumeConfig:
-    """A bound volume: ``device`` is a path or ``UUID=...``; ``policy_ids`` are the current one and the next."""
+    """A bound volume: ``device`` is a path or ``UUID=...``; ``policy_ids`` are the current one and the next.
+
+    ``initramfs`` says whether early boot opens it (None: if the initramfs's crypttab names it); ``volume_key`` pins
+    which volume a typed passphrase may open (32 bytes, agent.boot.pin).
+    """
 
     name: str
     device: str
     policy_ids: tuple[str, ...]
     fallback: Literal["prompt", "halt"] = "prompt"
+    initramfs: bool | None = None
+    volume_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BootConfig:
+    """Early boot. What it says counts as it stands in the initramfs, never as it stands on a disk (DESIGN.md, I4)."""
+
+    deadline_seconds: float = 90.0
+    prompt_seconds: float = 300.0
+    ip: str = "dhcp"
+    root: str = ""
+    root_check: bool = True
+    stop: Literal["halt", "poweroff", "reboot"] = "halt"
+    cmdline_allow: tuple[str, ...] = DEFAULT_ALLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +116,7 @@ class Config:
     tas: TasConfig | None = None
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     volumes: tuple[VolumeConfig, ...] = ()
+    boot: BootConfig = field(default_factory=BootConfig)
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
 
 
@@ -138,6 +159,19 @@ VOLUME = {
         checks.several(checks.policy_id, least=1, most=2), "policy of the secret, current and next", required=True
     ),
     "fallback": Key(checks.choice("prompt", "halt"), "what happens when the secret does not come"),
+    "initramfs": Key(checks.boolean, "opened in early boot (else: if crypttab wants it there)"),
+    "volume_key": Key(checks.sha256, "which volume a typed passphrase may open: `sha256:`*HEX* (else: any)"),
+}
+BOOT = {
+    "deadline_seconds": Key(checks.seconds(5, 3600), "for network and all secrets together"),
+    "prompt_seconds": Key(checks.seconds(5, 86_400), "for somebody to type a passphrase, then the machine stops"),
+    "ip": Key(checks.network, "network in early boot: `dhcp`, `none`, or as for the kernel's `ip=`"),
+    "root": Key(checks.text(256), "the only value of `root=` on the command line (else: any)"),
+    "root_check": Key(checks.boolean, "root must lie on a volume that was opened in this boot"),
+    "stop": Key(checks.choice("halt", "poweroff", "reboot"), "how the machine stops when it must not go on"),
+    "cmdline_allow": Key(
+        checks.several(allowed_word, least=1, most=64), "words of the kernel command line; with = at the end, any value"
+    ),
 }
 DAEMON = {
     "runtime_dir": Key(checks.path, "folder of the sockets"),
@@ -149,7 +183,13 @@ DAEMON = {
     "key_lifetime_seconds": Key(checks.integer(60, 86_400), "of a signing key"),
     "challenge_batch_max": Key(checks.integer(1, 65_536), "challenges that share one piece of evidence"),
 }
-SECTIONS: Mapping[str, Mapping[str, Key]] = {"tas": TAS, "evidence": EVIDENCE, "volume": VOLUME, "daemon": DAEMON}
+SECTIONS: Mapping[str, Mapping[str, Key]] = {
+    "tas": TAS,
+    "evidence": EVIDENCE,
+    "volume": VOLUME,
+    "boot": BOOT,
+    "daemon": DAEMON,
+}
 
 
 def parse(text: str, source: str) -> Config:
@@ -166,6 +206,7 @@ def parse(text: str, source: str) -> Config:
         tas=None if tas is None else _peer_checked(TasConfig(**{"pins": (), **tas}), source),
         evidence=EvidenceConfig(**(_section(document, "evidence", source) or {})),
         volumes=_volumes(document.get("volume", []), source),
+        boot=BootConfig(**(_section(document, "boot", source) or {})),
         daemon=DaemonConfig(**(_section(document, "daemon", source) or {})),
     )
 

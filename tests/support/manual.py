@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from agent.core.config import SECTIONS, DaemonConfig, EvidenceConfig, TasConfig, VolumeConfig
+from agent.core.config import SECTIONS, BootConfig, DaemonConfig, EvidenceConfig, TasConfig, VolumeConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "packaging" / "man" / "tee-agent.toml.5.md"
 END = "<!-- end -->"
@@ -17,6 +17,7 @@ CLASSES: dict[str, Any] = {
     "tas": TasConfig,
     "evidence": EvidenceConfig,
     "volume": VolumeConfig,
+    "boot": BootConfig,
     "daemon": DaemonConfig,
 }
 
@@ -27,6 +28,8 @@ def default(section: str, key: str, *, required: bool) -> str:
         return "required"
     if found is dataclasses.MISSING or found is None or found in ((), ""):
         return "none"
+    if isinstance(found, bool):
+        return f"`{str(found).lower()}`"
     value = ", ".join(found) if isinstance(found, tuple) else f"{found:g}" if isinstance(found, float) else str(found)
     return f"`{value}`"
 
