@@ -139,11 +139,20 @@ def test_a_policy_decides(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert (status, found["error"]["code"]) == (65, "format.policy")
 
 
+def test_the_hosts_certificate_table(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = vector("snp", "genoa-v3-certtable")
+    words = ("--auxblob", str(folder / "auxblob.bin"), "--at", vectors.meta(folder)["verify_at"])
+    status, out, _ = run(capsys, "evidence", "verify", str(blob(folder)), *words)
+    assert status == 0
+    assert "\nrevocation: not checked\n" in out
+
+
 def test_show_believes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     folder = vector("snp", "neg-measurement-bitflip")
     status, out, _ = run(capsys, "evidence", "show", str(blob(folder)))
     assert status == 0
     assert "NOT VERIFIED" in out.splitlines()[0]
+    assert run(capsys, "evidence", "show", str(blob(folder)), "--quiet") == (0, "", "")
     assert run_json(capsys, "evidence", "show", str(blob(folder)))[1]["verified"] is False
 
 

@@ -150,6 +150,7 @@ def test_what_differs_is_refused(
         ("--any-workload", "--key", "xx"),
         ("--any-workload", "--context", "x" * 257),
         ("--any-workload", "--skew", "-1"),
+        ("--any-workload", "--audience", "\udcff"),
         ("--any-workload", "--payload", "/nonexistent"),
         ("--any-workload", "--trust-root", "/nonexistent"),
     ],

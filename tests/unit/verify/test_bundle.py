@@ -357,6 +357,18 @@ def test_the_other_platforms_measurement_is_a_usage_error(signer: Signer) -> Non
         verify(signer, signer.bundle(), any_workload=False, **wrong)
 
 
+def test_measurements_have_48_bytes(signer: Signer) -> None:
+    short = {name: value[:-1] if isinstance(value, bytes) else value for name, value in measurements(signer).items()}
+    with pytest.raises(UsageError, match="48 bytes"):
+        verify(signer, signer.bundle(), any_workload=False, **short)
+
+
+def test_a_better_clock_than_the_guests_is_said(pki_state: Path) -> None:
+    signer = Signer.on(machine("snp", pki_state), AT, time_source="tas", tas_nonce="0a" * 32)
+    verdict = verify(signer, signer.bundle())
+    assert not [what for what in verdict.not_checked if what.startswith("times")]
+
+
 def test_a_policy_applies(signer: Signer) -> None:
     found = measurements(signer)
     values = {"measurement": found["measurement"]} if signer.tee is Tee.SNP else {"mr_td": found["mrtd"]}

@@ -236,3 +236,10 @@ def test_time_is_what_the_caller_says() -> None:
         with pytest.raises(TeeAgentError) as caught:
             verify_evidence(blob, endorsements, at=datetime(year, 1, 1, tzinfo=UTC))
         assert caught.value.code.startswith("verify.validity")
+
+
+def test_junk_among_the_certificates_changes_nothing() -> None:
+    blob, endorsements, at = load(vector("snp", "turin-v5-vcek"))
+    with_junk = Endorsements((b"junk", *endorsements.certificates), endorsements.crls)
+    assert signature_valid(blob, with_junk, at) is True
+    assert signature_valid(blob, Endorsements((b"junk",)), at) is None
