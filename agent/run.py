@@ -114,8 +114,8 @@ def _end(process: Child) -> None:
             pipe.close()
     try:
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    except (ProcessLookupError, PermissionError):
+        pass  # all gone, or a set-user-id program that is not ours to kill
     try:
         process.wait(_REAP_SECONDS)
     except subprocess.TimeoutExpired as error:  # stuck in the kernel: a dead disk, say

@@ -308,6 +308,29 @@ class _Acting(Deadline):
         return super().remaining()
 
 
+class _Ending(Deadline):
+    """Passes after ``looks`` looks at it."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(LONG, "t")
+        self._looks = looks
+
+    def remaining(self) -> float:
+        self._looks -= 1
+        if self._looks < 0:
+            raise DeadlineExceeded("over")
+        return super().remaining()
+
+
+@pytest.mark.parametrize("looks", range(6))
+def test_the_deadline_holds_at_every_step(tas: FakeTas, looks: int) -> None:
+    """Resolving, connecting, shaking hands, sending, reading: over is over, and no socket is left open."""
+    with pytest.raises(DeadlineExceeded, match="over"):
+        StdlibTransport(Peer(tas.url, (spki_pin(SERVER),), lambda: NOW)).request(
+            "POST", "/version", headers={}, body=b"b", max_bytes=99, deadline=_Ending(looks)
+        )
+
+
 def test_nobody_listens() -> None:
     with closed_port() as port, pytest.raises(TransportError) as caught:
         StdlibTransport(Peer(f"http://127.0.0.1:{port}", (), lambda: NOW)).request(

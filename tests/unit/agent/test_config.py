@@ -178,9 +178,11 @@ def test_wrong_types(text: str, message: str) -> None:
         (TAS + "deadline_seconds = 0", "tas.deadline_seconds: must be 1 to 3600 seconds, not 0"),
         (TAS + "deadline_seconds = nan", "tas.deadline_seconds: must be 1 to 3600 seconds, not nan"),
         (TAS + "deadline_seconds = inf", "tas.deadline_seconds: must be 1 to 3600 seconds, not inf"),
+        (TAS + "attempts = 101", "tas.attempts: must be 1 to 100, not 101"),
         (TAS + "attempts = 0", "tas.attempts: must be 1 to 100, not 0"),
         ("[daemon]\nallow_users = ['Root!']", "daemon.allow_users[0]: must be a user or group name"),
         ("[daemon]\nkey_lifetime_seconds = 90000", "daemon.key_lifetime_seconds: must be 60 to 86400"),
+        ("[daemon]\nruntime_dir = ''", "daemon.runtime_dir: must be an absolute path"),
         ("[", "not valid TOML"),
         ("a = 1\na = 2", "not valid TOML"),
         ("a = " + "[" * 9999, "not valid TOML"),
@@ -195,6 +197,7 @@ def test_every_key_is_a_field_and_every_field_a_key() -> None:
         "tas": config.TasConfig,
         "evidence": config.EvidenceConfig,
         "volume": config.VolumeConfig,
+        "boot": config.BootConfig,
         "daemon": config.DaemonConfig,
     }
     assert trees.keys() == config.SECTIONS.keys()

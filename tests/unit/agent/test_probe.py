@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import subprocess
 import sys
@@ -130,6 +131,32 @@ def test_probing_leaves_nothing_behind_on_errors(machine: Machine) -> None:
     machine.root.mkdir()  # a plain folder: entries have no attributes
     assert describe(machine.config(), machine.host)["problem"]["code"] == "firmware"
     assert list(machine.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_an_interface_without_provider(machine: Machine, monkeypatch: pytest.MonkeyPatch, loaded: bool) -> None:
+    machine.root.mkdir()
+    if loaded:
+        (machine.host.sys / "module" / "sev_guest").mkdir()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENXIO, "No such device or address")
+
+    monkeypatch.setattr("agent.tsm.Path.mkdir", refuse)
+    error = machine.error()
+    assert (type(error), error.code) == (NoTee, "platform.no-tee.provider")
+    assert ("module sev_guest is loaded, but" in error.message) == loaded
+    assert ("modprobe" in error.hint) != loaded
+
+
+def test_an_interface_that_vanishes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.root.mkdir()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr("agent.tsm.Path.mkdir", refuse)
+    assert machine.error().code == "platform.no-tee"
 
 
 @pytest.mark.parametrize("name", ["sev_guest", "tdx_guest"])

@@ -128,6 +128,19 @@ def test_a_missing_attribute(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
+def test_an_inblob_that_cannot_be_written(tmp_path: Path) -> None:
+    made = counting(tmp_path, outblob=GOOD)
+    (made.path / "inblob").unlink()
+    with pytest.raises(FirmwareError, match="writing inblob: our entry vanished"):
+        made.evidence(Tee.SNP, DATA)
+
+
+def test_an_inblob_that_takes_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.tsm.os.write", lambda *_: 63)
+    with pytest.raises(FirmwareError, match="63 of 64 bytes"):
+        counting(tmp_path, outblob=GOOD).evidence(Tee.SNP, DATA)
+
+
 def test_an_entry_is_never_removed_with_content(tmp_path: Path) -> None:
     with Entry(tmp_path) as made:
         (made.path / "precious").touch()
