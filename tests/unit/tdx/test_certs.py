@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.core.errors import ChainInvalid, FormatError, Revoked, TeeAgentError
+from agent.core.errors import ChainInvalid, FormatError, Revoked, SignatureInvalid, TeeAgentError
 from tdx import chain, der, pck
-from tdx.certs import MAX_CERTIFICATE, MAX_CRL, frame_crl, load_certificate, load_crl
-from tests.unit.tdx.world import COMPONENTS, FMSPC, NOW, PCESVN, World, member, number, sgx_extension, tlv
+from tdx.certs import MAX_CERTIFICATE, MAX_CRL, frame_crl, load_certificate, load_crl, point
+from tests.unit.tdx.world import COMPONENTS, FMSPC, NOW, PCESVN, World, key, member, number, sgx_extension, tlv
+from tests.unit.tdx.world import point as raw_point
 
 
 def test_certificate() -> None:
@@ -245,3 +248,42 @@ def test_reads_what_the_library_reads() -> None:
         assert ours.frame.signature == theirs.signature
         read = {der.dotted(oid): critical for oid, (critical, _) in ours.extensions().items()}
         assert read == {one.oid.dotted_string: one.critical for one in theirs.extensions}
+
+
+def _signed(parts: list[tuple[int, bytes]], signer: str) -> bytes:
+    """A signed object of these elements."""
+    covered = tlv(0x30, b"".join(tlv(tag, content) for tag, content in parts))
+    signature = key(signer).sign(covered, ec.ECDSA(hashes.SHA256()))
+    return tlv(0x30, covered + tlv(0x30, der.ECDSA_SHA256) + tlv(3, b"\0" + signature))
+
+
+def test_a_crl_says_when_the_next_one_comes() -> None:
+    world = World()
+    ca, parts = load_certificate(world.ca.der(), "ca"), frame_crl(world.pck_crl.der()).parts
+    same = _signed(parts, "ca")
+    load_crl(same, frame_crl(same), ca)
+    without = _signed(parts[:4] + parts[5:], "ca")
+    with pytest.raises(ChainInvalid, match="next update"):
+        load_crl(without, frame_crl(without), ca)
+
+
+def test_a_validity_is_two_times() -> None:
+    parts = load_certificate(World().leaf.der(), "leaf").frame.parts
+    assert load_certificate(_signed(parts, "ca"), "leaf").name == "pck"
+    parts[4] = (0x30, parts[4][1] * 2)
+    with pytest.raises(ChainInvalid, match="two times"):
+        load_certificate(_signed(parts, "ca"), "leaf")
+
+
+def test_keys_are_points_of_the_curve() -> None:
+    assert point(raw_point(key("pck"))) == key("pck").public_key()
+    for raw in (bytes(64), b"\xff" * 64):
+        with pytest.raises(SignatureInvalid, match="not a point"):
+            point(raw)
+    parts = load_certificate(World().leaf.der(), "leaf").frame.parts
+    parts[6] = (0x30, parts[6][1][:-64] + bytes(64))
+    with pytest.raises(ChainInvalid, match="not a point"):
+        load_certificate(_signed(parts, "ca"), "leaf")
+    parts[6] = (0x30, parts[6][1][:-1])
+    with pytest.raises(ChainInvalid, match="not a P-256 key"):
+        load_certificate(_signed(parts, "ca"), "leaf")

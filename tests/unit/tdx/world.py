@@ -46,8 +46,8 @@ def point(owner: ec.EllipticCurvePrivateKey) -> bytes:
 
 def tlv(tag: int, content: bytes) -> bytes:
     size = len(content)
-    length = bytes([size]) if size < 0x80 else b"\x82" + size.to_bytes(2, "big")
-    return bytes([tag]) + length + content
+    octets = size.to_bytes((size.bit_length() + 7) // 8 or 1, "big")
+    return bytes([tag]) + (octets if size < 0x80 else bytes([0x80 + len(octets)]) + octets) + content
 
 
 def member(arcs: Sequence[int], value: bytes) -> bytes:
