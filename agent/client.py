@@ -73,14 +73,14 @@ class Client:
             return _converse(connection, method, path, body, headers or {})
         except TimeoutError as error:
             raise DeadlineExceeded(f"{self._path}: the agent did not answer in time") from error
-        except http.client.HTTPException as error:
-            raise ProtocolError(f"{self._path}: what answers there is not the agent: {error}") from error
         except OSError as error:
             raise TransportError(
                 f"{self._path}: {error.strerror or error}",
                 hint="is the daemon running? systemctl status tee-agent",
                 code="transport.no-daemon",
             ) from error
+        except http.client.HTTPException as error:
+            raise ProtocolError(f"{self._path}: what answers there is not the agent: {error}") from error
         finally:
             connection.close()
 

@@ -55,6 +55,14 @@ def listen(folder: Path, name: str) -> Listener:
     if len(os.fsencode(path)) > MAX_PATH:
         raise ConfigError(f"daemon.runtime_dir: {path} is longer than {MAX_PATH} bytes")
     lock = _lock(folder / f"{name}.lock", path)
+    try:
+        return Listener(_bound(path), lock, path)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _bound(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
@@ -63,9 +71,11 @@ def listen(folder: Path, name: str) -> Listener:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        os.close(lock)
         raise PermissionMissing(f"{path}: can't listen there: {error.strerror}") from error
-    return Listener(sock, lock, path)
+    except Conflict:
+        sock.close()
+        raise
+    return sock
 
 
 def remove(folder: Path, name: str) -> None:
