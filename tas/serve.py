@@ -203,6 +203,8 @@ class Server:
     def _reload(self) -> None:
         try:
             material = trust.load(self._state, self._options.sources)
+            # Tried on a context of its own first: a failure must not leave the live one with half a pair.
+            tls.server_context(self._state.tls_cert, self._state.tls_key)
             self._tls.load_cert_chain(self._state.tls_cert, self._state.tls_key)
         except (TeeAgentError, OSError) as exc:
             self._log.event("reload-failed", reason=str(exc))

@@ -159,6 +159,22 @@ def test_reload_of_something_broken_changes_nothing(tmp_path: Path, prover: Prov
         assert prover.unwrap(service.get_secret(prover.body(service.nonce(), "web"))) == secret
 
 
+def test_reload_of_the_certificate(tmp_path: Path) -> None:
+    with running_tas(tmp_path / "tas", arguments=("--rate-limit", "0")) as service:
+        assert service.process
+        service.certificate.write_bytes(b"broken")
+        service.process.send_signal(signal.SIGHUP)
+        assert "no usable pair" in str(await_event(service, "reload-failed")["reason"])
+        assert service.request("GET", NONCE).status == 200
+        service.certificate.unlink()
+        service.run("init", "--name", "new.example.org", status=73)  # not while it is served
+        service.stop()
+        service.run("init", "--name", "new.example.org")
+        pin = service.pin
+        service.restart()
+        assert (service.pin, service.request("GET", NONCE).status) == (pin, 200)
+
+
 def test_readiness_by_notify_socket(tmp_path: Path) -> None:
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:

@@ -107,7 +107,7 @@ class RunningTas:
         self._words = [word for root in trust_roots for word in ("--trust-root", str(root))]
         self._words += ["--endorsements", str(endorsements)] if endorsements else []
         self._words += arguments
-        self.url = self.pin = ""
+        self.url = self.pin = self._trusted = ""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -133,6 +133,7 @@ class RunningTas:
             line = ready.readline()  # "" when it ended without serving
         assert line, self.log_file.read_text()
         self.url, self.pin = line.split()
+        self._trusted = self.certificate.read_text()
 
     def stop(self) -> int:
         """SIGTERM; its exit status."""
@@ -215,8 +216,8 @@ class RunningTas:
         return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
 
     def tls(self) -> ssl.SSLContext:
-        """A client context that trusts this server's certificate and nothing else."""
-        return ssl.create_default_context(cafile=str(self.certificate))
+        """A client context that trusts the certificate that the server started with, and nothing else."""
+        return ssl.create_default_context(cadata=self._trusted)
 
 
 @contextmanager
