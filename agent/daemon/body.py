@@ -26,7 +26,8 @@ async def chunks(request: BaseRequest, most: int) -> AsyncIterator[bytes]:
         raise Oversized(f"the body has more than {most} bytes", record="body")
     await _continue(request)
     size, until = 0, asyncio.get_running_loop().time() + TOTAL_SECONDS
-    while chunk := await _next(request, until):
+    while not request.content.at_eof():
+        chunk = await _next(request, until)
         size += len(chunk)
         if size > most:
             raise Oversized(f"the body has more than {most} bytes", record="body")
