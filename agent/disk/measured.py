@@ -31,6 +31,7 @@ def require(measured: Measured, *, unmeasured_boot: bool) -> None:
         raise Denied(
             f"initramfs measured: {measured.state}: {measured.reason}. Whoever replaces an unmeasured initramfs gets "
             "this volume's key",
-            hint="boot by direct kernel boot with hashes, or a unified kernel image; or accept it: --unmeasured-boot",
+            hint="boot by direct kernel boot with hashes or a unified kernel image, then accept what can't be checked "
+            "yet: --unmeasured-boot",
             code="denied.unmeasured-boot",
         )
