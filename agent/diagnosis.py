@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ class Host:
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     boot: Path = Path("/boot")
-    release: str = platform.release()
+    release: str = os.uname().release
 
     def devices(self) -> dict[str, str]:
         """Guest device nodes that exist, and the TEE each belongs to."""

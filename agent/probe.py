@@ -13,23 +13,35 @@ from pathlib import Path
 from typing import Any, cast
 
 from agent.core.config import EvidenceConfig
-from agent.core.errors import DeviceMissing, FormatError, NoTee, PermissionMissing, TeeAgentError
+from agent.core.errors import (
+    DeadlineExceeded,
+    DeviceMissing,
+    FirmwareBusy,
+    FormatError,
+    NoTee,
+    PermissionMissing,
+    TeeAgentError,
+)
 from agent.core.model import Endorsements, Evidence, Tee
 from agent.core.ports import QuoteSource
+from agent.deadline import Deadline, within
 from agent.diagnosis import Host, without_permission, without_provider, without_root
 from agent.quotelock import QuoteLock
 from agent.tsm import Entry, TsmSource
 
 PROVIDERS = {"sev_guest": Tee.SNP, "tdx_guest": Tee.TDX}
 """The kernel's names (the ``provider`` attribute)."""
+LOOK_SECONDS = 3.0
+"""For status, which rather says "busy" than nothing."""
 
 
 def find_source(config: EvidenceConfig, host: Host | None = None) -> tuple[Tee, QuoteSource]:
     """The TEE of this machine, and where its evidence comes from.
 
-    Raises NoTee, DeviceMissing, PermissionMissing (exit 69) with the cause, FirmwareError. Leaves no entry behind.
+    Raises NoTee, DeviceMissing, PermissionMissing (exit 69) with the cause, FirmwareError (FirmwareBusy after
+    ``quote_seconds``). Leaves no entry behind.
     """
-    provider, _ = _look(config.tsm_root, host or Host())
+    provider, _ = _look(config.tsm_root, host or Host(), config.quote_seconds)
     tee = PROVIDERS.get(provider)
     if tee is None:
         raise NoTee(f"the kernel's provider {provider[:40]!r} is not supported", hint="supported: sev_guest, tdx_guest")
@@ -57,7 +69,7 @@ def describe(config: EvidenceConfig, host: Host | None = None) -> dict[str, Any]
         "problem": None,
     }
     try:
-        provider, floor = _look(config.tsm_root, host)
+        provider, floor = _look(config.tsm_root, host, min(LOOK_SECONDS, config.quote_seconds))
     except TeeAgentError as error:
         return {**result, "tee": _guess(host, error), "problem": _problem(error)}
     return {**result, "provider": provider, "privlevel_floor": floor, "tee": PROVIDERS.get(provider)}
@@ -74,8 +86,19 @@ def endorsements_of(evidence: Evidence) -> Endorsements:
         return Endorsements()  # a broken table helps nobody, and hurts nobody: the service fetches its own
 
 
-def _look(root: Path, host: Host) -> tuple[str, int | None]:
-    """Provider and privilege floor, by an entry made and removed again."""
+def _look(root: Path, host: Host, seconds: float) -> tuple[str, int | None]:
+    """Provider and privilege floor, by an entry made and removed again.
+
+    While a report is being made the kernel lets everybody else wait, for as long as the host pleases: not longer
+    than ``seconds`` here.
+    """
+    try:
+        return within(Deadline(seconds, "probe"), "the evidence interface", lambda: _ask(root, host))
+    except DeadlineExceeded as error:
+        raise FirmwareBusy(f"{root}: {error.message}", hint="another request is being served; try again") from error
+
+
+def _ask(root: Path, host: Host) -> tuple[str, int | None]:
     try:
         there = stat.S_ISDIR(root.stat().st_mode)
     except PermissionError as error:
@@ -99,7 +122,7 @@ def _look(root: Path, host: Host) -> tuple[str, int | None]:
 def _guess(host: Host, error: TeeAgentError) -> str | None:
     """Without root the provider can't be read; the device node tells as much, where the kernel made one."""
     devices = host.devices()
-    visible = isinstance(error, (PermissionMissing, DeviceMissing)) and len(devices) == 1
+    visible = isinstance(error, (PermissionMissing, DeviceMissing, FirmwareBusy)) and len(devices) == 1
     return next(iter(devices.values())) if visible else None
 
 
