@@ -14,7 +14,6 @@ from agent.disk import cryptsetup, keys
 from agent.disk.device import Device, opened
 from agent.disk.header import Header
 from agent.disk.ramcopy import ram_copy
-from agent.disk.token import Binding
 from agent.disk.volume import Fetch, Volume, bound
 
 MAPPER = Path("/dev/mapper")
@@ -56,19 +55,23 @@ def _open(config: VolumeConfig, fetch: Fetch, deadline: Deadline, *, mapping: bo
         with volume.secret(binding, fetch) as secret:
             keys.verify_mac(secret, header, binding)
             with keys.passphrase(secret, header.uuid, binding) as key:
-                mapped, note = _from_ram(volume, header, binding, key, mapping=mapping)
+                mapped, note = open_slot(volume, header, binding.slot, key, mapping=mapping)
         return Opened(header.uuid, binding.slot, binding.key_id, mapped, note)
 
 
-def _from_ram(volume: Volume, header: Header, binding: Binding, key: Secret, *, mapping: bool) -> tuple[str, str]:
-    device, name, slot = volume.device, volume.config.name, binding.slot
+def open_slot(volume: Volume, header: Header, slot: int, key: Secret, *, mapping: bool = True) -> tuple[str, str]:
+    """Map the volume with what ``key`` gives in ``slot`` of the validated header; its path, or why it has none.
+
+    Raises DiskError.
+    """
+    device, name = volume.device, volume.config.name
     if mapping and _can_map(device):
         with ram_copy(device, header, (slot,)) as copy:
             cryptsetup.open_mapped(device, copy, slot, key, name=name, deadline=volume.deadline)
         return str(MAPPER / name), ""
     if not volume.opens(header, slot, key):
         raise DiskError(
-            f"keyslot {slot} is authentic by its MAC, but does not open: its key material is damaged",
+            f"keyslot {slot} of a header that is in order does not open: its key material is damaged",
             hint=f"open the volume with its passphrase, then: tee-agent disk unbind {name}, and bind again",
             code="disk.slot",
         )
