@@ -1,0 +1,175 @@
+"""One virtual machine from power-on to power-off: emulated, bounded in time, watched on two serial lines.
+
+The first line is the console: a log in a file, and a person's keyboard. The second is the guest judge's own channel:
+JSON lines that nothing else writes to, so no verdict is ever read out of a log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.vm.command import NICE, HarnessError
+from tests.vm.emulator import Emulator
+
+MEMORY = "1024"
+CPUS = "2"
+REPORT_BYTES_MAX = 8 << 20
+HALTED = b"reboot: System halted"
+"""The kernel's last word where a machine halts without being switched off: QEMU would run for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A raw image as a virtio disk. It is never written to: what the guest writes is dropped at the end."""
+
+    image: Path
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What is plugged together. ``product`` is readable in the guest as /sys/class/dmi/id/product_serial."""
+
+    kernel: Path
+    initrd: Path
+    cmdline: str
+    disks: tuple[Disk, ...]
+    product: str = ""
+    isolated: bool = False
+    """The network gives an address and leads nowhere."""
+
+
+@dataclass(slots=True)
+class Ended:
+    """How a run ended. ``why``: off (by itself), halted, timeout. ``reports`` are the judge's JSON objects in order."""
+
+    why: str
+    seconds: float
+    console: bytes
+    reports: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Machine:
+    """A running QEMU. ``say`` types on the console; ``console`` holds all it has shown."""
+
+    def __init__(self, console: socket.socket, channel: socket.socket) -> None:
+        self._keyboard, self._channel = console, channel
+        self._started = time.monotonic()
+        self._raw = bytearray()
+        self.console = bytearray()
+        self.seen: list[tuple[float, bytes]] = []
+
+    def say(self, text: str) -> None:
+        """Type ``text`` on the console."""
+        self._keyboard.sendall(text.encode())
+
+    def run(self, deadline: float, watch: Callable[[Machine], None], echo: int | None = None) -> Ended:
+        """Until the machine is off, halted, or ``deadline`` (monotonic) has passed. ``watch`` sees each new output."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._keyboard, selectors.EVENT_READ, self._shown)
+            selector.register(self._channel, selectors.EVENT_READ, self._reported)
+            why = "timeout"
+            while time.monotonic() < deadline:
+                if not selector.get_map():
+                    why = "off"
+                    break
+                for key, _ in selector.select(timeout=0.5):
+                    data = _read(key.fd)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                    key.data(data, echo)
+                watch(self)
+                if HALTED in self.console:
+                    why = "halted"
+                    break
+        return Ended(why, time.monotonic() - self._started, bytes(self.console), self._reports())
+
+    def _shown(self, data: bytes, echo: int | None) -> None:
+        self.console += data
+        self.seen.append((time.monotonic() - self._started, data))
+        if echo is not None:
+            os.write(echo, data)
+
+    def _reported(self, data: bytes, _: int | None) -> None:
+        if len(self._raw) + len(data) > REPORT_BYTES_MAX:
+            raise HarnessError("the guest's report is without end")
+        self._raw += data
+
+    def _reports(self) -> list[dict[str, Any]]:
+        found = []
+        for line in bytes(self._raw).splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise HarnessError(f"the guest's report is not JSON: {line[:200]!r}") from error
+        return found
+
+
+@contextmanager
+def started(emulator: Emulator, hardware: Hardware, folder: Path) -> Iterator[Machine]:
+    """A machine switched on; its console goes to ``folder``/console.log too. It is off when the block ends."""
+    console, their_console = socket.socketpair()
+    channel, their_channel = socket.socketpair()
+    with console, channel, (folder / "qemu.log").open("wb") as log:
+        with their_console, their_channel:
+            fds = (their_console.fileno(), their_channel.fileno())
+            process = subprocess.Popen(
+                [*NICE, *emulator.command, *_arguments(hardware, *fds)],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **emulator.env},
+                pass_fds=fds,
+            )
+        try:
+            yield Machine(console, channel)
+        finally:
+            _end(process)
+    complaint = (folder / "qemu.log").read_text(errors="replace")
+    if process.returncode > 0:
+        raise HarnessError(f"QEMU ended with {process.returncode}:\n{complaint}")
+
+
+def _read(fd: int) -> bytes:
+    """What is there; nothing at the end, which a killed peer announces as a reset."""
+    try:
+        return os.read(fd, 65536)
+    except ConnectionResetError:
+        return b""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """QEMU closes its lines just before it ends by itself."""
+    try:
+        process.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=20)
+
+
+def _arguments(hardware: Hardware, console: int, channel: int) -> list[str]:
+    words = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]
+    words += ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", CPUS, "-m", MEMORY]
+    words += ["-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd), "-append", hardware.cmdline]
+    words += ["-chardev", f"socket,id=console,fd={console},logfile=console.log"]
+    words += ["-serial", "chardev:console"]
+    words += ["-chardev", f"socket,id=channel,fd={channel}", "-serial", "chardev:channel"]
+    words += ["-smbios", f"type=1,serial={hardware.product.replace(',', ',,')}"]
+    words += ["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]
+    isolated = ",restrict=on" if hardware.isolated else ""
+    words += ["-netdev", f"user,id=net{isolated}", "-device", "virtio-net-pci,netdev=net,romfile="]
+    for number, disk in enumerate(hardware.disks):
+        words += ["-drive", f"file={disk.image},format=raw,if=none,id=disk{number},snapshot=on,cache=unsafe"]
+        words += ["-device", f"virtio-blk-pci,drive=disk{number},serial={disk.serial}"]
+    return words
