@@ -144,7 +144,9 @@ def test_drain_ends_idle_connections(tmp_path: Path) -> None:
         held.settimeout(20)
         held.connect(str(path))
         held.sendall(b"POST /swallow HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
-        assert held.recv(1000).startswith(b"HTTP/1.1 200 ")
+        answer = held.recv(1000)
+        while not answer.endswith(b"\r\n\r\n0"):
+            answer += held.recv(1000)
 
     with held:
         serving(tmp_path, client)
