@@ -12,6 +12,7 @@ import base64
 import hashlib
 import importlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -273,9 +274,16 @@ def test_commands(recorder: tuple[Daemon, Path], tmp_path: Path) -> None:
     before = len(lines(log))
     commands = list(command_lines(daemon, tmp_path))
     assert len(commands) > 50
-    argv = [sys.executable, "-c", COMMAND_BY_COMMAND]
+    (tmp_path / "here").mkdir()  # names of output files are relative
     said = subprocess.run(
-        argv, cwd=ROOT, input=json.dumps(commands), capture_output=True, text=True, timeout=200, check=True
+        [sys.executable, "-c", COMMAND_BY_COMMAND],
+        cwd=tmp_path / "here",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
     )
     done = json.loads(said.stdout)
     assert len(done) == len(commands)
