@@ -104,5 +104,5 @@ class TasClient:
                 deadline=limit,
             )
         except DeadlineExceeded as error:
-            deadline.remaining()  # all time is used up; else only this request's, and another may do better
+            # Only this request's time, as far as is known here: if the whole deadline has passed, the loop says so.
             raise TransportError(error.message, code="transport.timeout") from error

@@ -126,7 +126,7 @@ class StdlibTransport:
     def _handshake(self, context: ssl.SSLContext, plain: socket.socket, deadline: Deadline) -> ssl.SSLSocket:
         try:
             plain.settimeout(min(self._peer.connect_seconds, deadline.remaining()))
-            return context.wrap_socket(plain, server_hostname=self._host, suppress_ragged_eofs=False)
+            return context.wrap_socket(plain, server_hostname=self._host)
         except BaseException:
             plain.close()
             raise

@@ -53,6 +53,14 @@ def test_a_secret_is_left_as_it_was() -> None:
     secret.reveal().append(1)  # no view of it is left
 
 
+def test_a_secret_is_free_again_after_a_failure() -> None:
+    secret = Secret(b"0123456789" * 30_000)
+    with pytest.raises(DeadlineExceeded) as caught:
+        run(["sleep", "99"], stdin=secret, deadline=soon(0.2))
+    secret.reveal().append(1)  # although the error still holds the frames
+    assert "0123456789" not in str(caught.value)
+
+
 def test_stdin_is_empty_without_one() -> None:
     assert sh("wc -c").stdout.strip() == b"0"
 

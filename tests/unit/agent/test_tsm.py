@@ -247,6 +247,17 @@ def test_lock_files_that_others_could_change(tmp_path: Path) -> None:
     refused(tmp_path / "absent" / "absent" / "lock")
 
 
+@pytest.mark.root
+def test_lock_files_of_other_users(tmp_path: Path) -> None:
+    path = tmp_path / "quote.lock"
+    path.touch(0o600)
+    os.chown(path, 65534, 65534)
+    assert "could be changed by others" in refused(path).message
+    path.unlink()
+    os.chown(tmp_path, 65534, 65534)
+    assert "could be changed by others" in refused(path).message
+
+
 def test_no_descriptor_is_lost_by_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
     close = os.close
