@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agent.core.bundle import Attachments, Bundle, Fresh, Payload
@@ -20,6 +21,7 @@ from agent.core.errors import DeadlineExceeded, ServerError, TeeAgentError
 from agent.core.merkle import Tree
 from agent.daemon import problem
 from agent.daemon.keys import AttestedKey, Complete, KeyRing, quoted
+from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
 from agent.quoter import Quotes
 
@@ -136,7 +138,7 @@ class Batcher:
         try:
             key = await self._ring.current()
             tree = Tree([item.challenge.leaf(item.random, key).encode() for item in items])
-            batch = await asyncio.to_thread(self._quote, key, tree)
+            batch = await in_thread(partial(self._quote, key, tree))
         except TeeAgentError as error:
             for item in items:
                 if not item.done.done():

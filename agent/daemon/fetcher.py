@@ -25,6 +25,7 @@ from agent.daemon.remote import RemoteQuoter
 from agent.daemon.role import Life, begin, live, rehardened
 from agent.daemon.rpc import Service
 from agent.daemon.state import State
+from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
 from agent.session import open_tas
 
@@ -56,7 +57,7 @@ class Watch:
 
     async def _look(self, check: Check) -> State:
         try:
-            version, nonce = await asyncio.to_thread(check, Deadline(CHECK_SECONDS, "attestation service"))
+            version, nonce = await in_thread(lambda: check(Deadline(CHECK_SECONDS, "attestation service")))
         except TeeAgentError as error:
             self._failures += 1
             reason = " ".join(error.message.split())[:1000]

@@ -145,7 +145,7 @@ class Front:
 
     async def drain(self) -> None:
         """Let requests under way end, then close everything."""
-        for connection in self._open:
+        for connection in tuple(self._open):
             connection.pre_shutdown()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):

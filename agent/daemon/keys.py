@@ -22,6 +22,7 @@ from agent.core.errors import ServerError, TeeAgentError
 from agent.core.model import Endorsements, Evidence
 from agent.core.statement import Statement, now_in_seconds
 from agent.daemon import problem
+from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
 from agent.quoter import Quotes
 
@@ -105,7 +106,7 @@ class KeyRing:
         failures = 0
         while True:
             try:
-                self._current = await asyncio.to_thread(self._attest, self._next)
+                self._current = await in_thread(self._attest)
             except TeeAgentError as error:
                 self.trouble, failures = error, failures + 1
                 log("no evidence for the key", error)
@@ -120,7 +121,8 @@ class KeyRing:
                     await self._renew.wait()
             self._next = Ed25519PrivateKey.generate()
 
-    def _attest(self, private: Ed25519PrivateKey) -> AttestedKey:
+    def _attest(self) -> AttestedKey:
+        private = self._next
         statement = self._statement(now_in_seconds(datetime.now(UTC)))
         spki = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         deadline = Deadline(self.terms.quote_seconds, "evidence for the signing key")

@@ -25,6 +25,8 @@ class Notifier:
         self._pipe = -1
         if supervised:
             self._pipe = os.dup(PIPE)
+            # A supervisor that hangs must not hang its roles.
+            os.set_blocking(self._pipe, False)
             os.dup2(2, PIPE)
 
     def say(self, line: str) -> None:

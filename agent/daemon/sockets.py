@@ -80,6 +80,8 @@ def _bound(path: Path) -> socket.socket:
 
 def remove(folder: Path, name: str) -> None:
     """Unlink ``folder/name.sock`` unless somebody lives behind it. Raises nothing."""
+    if not (folder / f"{name}.sock").is_socket():
+        return
     try:
         lock = _lock(folder / f"{name}.lock", folder / f"{name}.sock")
     except (Conflict, PermissionMissing):

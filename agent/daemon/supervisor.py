@@ -46,7 +46,8 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop.set)
         try:
             for names in ((QUOTER,), (FETCHER, SIGNER)):
-                await self._started([self._start(name) for name in names])
+                if not self._over():
+                    await self._started([self._start(name) for name in names])
             await self._until_end()
             return self._verdict()
         finally:

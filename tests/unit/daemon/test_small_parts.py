@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from agent.daemon import fetcher, privileges, problem, sockets
 from agent.daemon.fetcher import Watch
 from agent.daemon.notify import watchdog_seconds
 from agent.daemon.state import State, state_from
+from agent.daemon.threads import in_thread
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, TeeAgentError)]
 
@@ -199,6 +201,42 @@ def test_watchdog_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WATCHDOG_USEC", usec)
         monkeypatch.setenv("WATCHDOG_PID", pid)
         assert watchdog_seconds() == seconds
+
+
+def test_a_thread_that_never_ends_holds_up_nobody() -> None:
+    never = threading.Event()
+
+    async def main() -> None:
+        task = asyncio.create_task(in_thread(never.wait))
+        await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(main())  # returns, though nobody set the event
+    never.set()
+
+
+def test_threads_give_values_and_errors() -> None:
+    def fails() -> None:
+        raise FormatError("no")
+
+    async def main() -> None:
+        assert await in_thread(lambda: 7) == 7
+        with pytest.raises(FormatError, match="no"):
+            await in_thread(fails)
+
+    asyncio.run(main())
+
+
+def test_a_defect_in_a_thread_is_an_error_for_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: printed.set())
+
+    async def main() -> None:
+        with pytest.raises(TeeAgentError, match="defect"):
+            await in_thread(lambda: 1 // 0)
+
+    asyncio.run(main())
+    assert printed.wait(20)
 
 
 def test_a_socket_of_another_kind_does_not_answer(tmp_path: Path) -> None:
