@@ -30,17 +30,17 @@ PACKAGES = ("cryptography", "rfc8785", "_cffi_backend")
 ENVIRONMENT = {"CRYPTOGRAPHY_OPENSSL_NO_LEGACY": "1", "LANG": "C", "PATH": "/usr/bin:/bin"}
 _SECONDS = 120
 
-# Runs in an interpreter as bare as the one in the image. bcrypt is there for OpenSSH keys only. getaddrinfo imports
-# the codec of host names.
+# Runs in an interpreter as bare as the one in the image. bcrypt is there for OpenSSH keys only. Codecs are imported
+# when they are first used: by us, by http.client, by getaddrinfo.
 _LISTING = """
 import sys
 sys.modules["bcrypt"] = None
 sys.path += sys.argv[1:]
-import importlib, socket
+import importlib
+import encodings.ascii, encodings.idna, encodings.latin_1
 import agent.boot, agent.boot.unlocking, snp.certtable
 for name in agent.boot.STEPS.values():
     importlib.import_module(name)
-socket.getaddrinfo("127.0.0.1", 1)
 for name, module in sorted(sys.modules.items()):
     spec = getattr(module, "__spec__", None)
     path = getattr(module, "__file__", None)
@@ -101,15 +101,17 @@ def _is_private(path: Path) -> bool:
     return bool({"site-packages", "dist-packages"} & set(path.parts))
 
 
-def install(image: Path) -> Iterator[str]:
-    """Write code and configuration into ``image``. Yields what the hook has to copy; nothing if nothing is to be done.
+def install(image: Path, system: Path = Path("/")) -> Iterator[str]:
+    """Write code and the configuration of ``system`` into ``image``.
+
+    Yields what the hook has to copy, "SOURCE TARGET"; nothing when there is nothing to open by attestation.
 
     Raises Missing, and what agent.settings.load raises.
     """
-    if not (Path("/") / CONFIG).exists():
+    if not (system / CONFIG).exists():
         warn(f"/{CONFIG} is not there yet: this initramfs unlocks nothing by attestation")
         return
-    if not _configuration(image):
+    if not _configuration(image, system):
         return
     for module in modules():
         target = place(module)
@@ -126,18 +128,18 @@ def _compile(source: Path, target: Path) -> None:
     py_compile.compile(str(source), str(target), dfile=str(source), doraise=True, invalidation_mode=mode)
 
 
-def _configuration(image: Path) -> bool:
+def _configuration(image: Path, system: Path) -> bool:
     """The measured files. False when no volume is for the boot."""
     early = importlib.import_module("agent.boot.early")
-    config = importlib.import_module("agent.settings").load(Path("/") / CONFIG)
+    config = importlib.import_module("agent.settings").load(system / CONFIG)
     volumes = early.chosen(config.volumes, early.crypttab_names(image / CRYPTTAB))
     if not volumes:
         warn("no [[volume]] of tee-agent.toml is in the initramfs's crypttab: nothing is unlocked by attestation")
         return False
     tas = importlib.import_module("agent.session").required(config)
-    for path in (Path("/") / CONFIG, tas.api_key_file, tas.ca_file):
+    for path in (CONFIG, tas.api_key_file, tas.ca_file):
         if path is not None:
-            _copy(path, image)
+            _copy(path, image, system)
     if tas.ca_file is not None:
         built = os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time()))
         _write(image / "etc/tee-agent/build-time", f"{built}\n")
@@ -149,12 +151,13 @@ def _configuration(image: Path) -> bool:
     return True
 
 
-def _copy(path: Path, image: Path) -> None:
+def _copy(path: Path, image: Path, system: Path) -> None:
+    inside = str(path).lstrip("/")
+    source, target = system / inside, image / inside
     try:
-        content, mode = path.read_bytes(), path.stat().st_mode
+        content, mode = source.read_bytes(), source.stat().st_mode
     except OSError as error:
-        raise Missing(f"{path}: {error.strerror}") from error
-    target = image / path.relative_to("/")
+        raise Missing(f"{source}: {error.strerror}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
     target.chmod(mode & 0o755)

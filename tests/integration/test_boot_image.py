@@ -1,0 +1,158 @@
+"""Early boot from an image that has only what the hook computes: real interpreter, real service, simulated hardware."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.deadline import Deadline
+from agent.disk.bind import bind
+from tests.support import luks
+from tests.support.bootimage import Booted, BootImage, files_below
+from tests.support.simulator import Simulator, running_simulator
+from tests.support.tas import RunningTas, running_tas, snp_policy
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root, luks.needs_cryptsetup]
+MEASUREMENT = "ab" * 48
+
+
+class World:
+    """A simulated machine, a service that gives it its secret, and a volume bound to that secret."""
+
+    def __init__(self, sim: Simulator, service: RunningTas, folder: Path) -> None:
+        self.sim = sim
+        self.service = service
+        self.volume = luks.make_image(folder / "volume.img")
+        secret = service.secret("disk")
+        bind(
+            luks.volume(self.volume, "vault", "good"),
+            ask=luks.asking(),
+            fetch=luks.fetching(secret),
+            deadline=Deadline(120, "bind"),
+            unmeasured_boot=True,
+        )
+
+    def config(self, *, url: str = "", pin: str = "", volume: str = "", seconds: int = 20) -> str:
+        return f"""
+[tas]
+url = "{url or self.service.url}"
+pins = ["{pin or self.service.pin}"]
+api_key_file = "/etc/tee-agent/api-key"
+deadline_seconds = 20
+[evidence]
+tsm_root = "/tsm"
+[[volume]]
+name = "vault"
+device = "/volume.img"
+policy_ids = ["good"]
+initramfs = true
+{volume}
+[boot]
+ip = "none"
+deadline_seconds = {seconds}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, pki_state: Path) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("boot")
+    with (
+        running_simulator("snp", folder, pki_state, "--measurement", MEASUREMENT) as sim,
+        running_tas(folder / "tas", trust_roots=[sim.root_pem], endorsements=sim.export) as service,
+    ):
+        service.create_secret("disk")
+        service.put_policy(snp_policy("good", "disk", MEASUREMENT))
+        yield World(sim, service, folder)
+
+
+@pytest.fixture
+def boot(world: World, tmp_path: Path) -> Callable[..., Booted]:
+    """Boots a fresh image; keywords change its configuration."""
+
+    def run(
+        command_line: str = "",
+        change: Callable[[Path], None] = lambda volume: None,
+        **configuration: Any,
+    ) -> Booted:
+        key = world.service.api_key_file.read_bytes()
+        image = BootImage(tmp_path / "image", world.config(**configuration), {"etc/tee-agent/api-key": key})
+        shutil.copy(world.volume, image.folder / "volume.img")
+        change(image.folder / "volume.img")
+        if command_line:
+            image.command_line(command_line)
+        booted = image.boot("unlock", world.sim.mount)
+        assert "Traceback" not in booted.console
+        return booted
+
+    return run
+
+
+def test_secret_arrives_and_the_volume_opens(boot: Callable[..., Booted], world: World) -> None:
+    done = boot()
+    assert done.status == 0, done.console
+    (volume,) = done.report["volumes"]
+    assert (volume["how"], volume["policy_id"], volume["code"]) == ("attestation", "good", "")
+    assert done.report["outcome"] == "unlocked"
+    assert done.report["notices"] == ["the service decided under an added root of trust, not under the vendor's"]
+    order = ["agent", "network started", "imported", "key", "network", "evidence", "secret", "mapped"]
+    assert [name for name, _ in sorted(done.report["timeline"].items(), key=lambda item: item[1])] == order
+    assert world.service.secret("disk").hex() not in done.console + str(done.report)
+
+
+@pytest.mark.parametrize("word", ["break=top", "init=/bin/sh", "rescue", "single", "rd.break", "systemd.unit=x"])
+def test_command_line_of_the_host_stops_before_anything_is_asked(
+    boot: Callable[..., Booted], world: World, word: str
+) -> None:
+    before = len(world.service.log())
+    done = boot(f"root=/dev/mapper/root ro {word}")
+    assert done.status == 1
+    assert f"[denied.cmdline] the kernel command line has '{word}'" in done.console
+    assert done.report["code"] == "denied.cmdline"
+    assert len(world.service.log()) == before
+    assert "Passphrase" not in done.console
+
+
+def test_unreachable_service_with_halt_stops_and_says_why(boot: Callable[..., Booted]) -> None:
+    done = boot(url="https://127.0.0.1:1", volume='fallback = "halt"', seconds=5)
+    assert done.status == 1
+    assert done.report["outcome"] == "stopped"
+    assert done.report["code"].startswith("transport")
+    assert "[transport" in done.console
+
+
+def test_wrong_service_is_refused_by_its_key(boot: Callable[..., Booted]) -> None:
+    done = boot(pin="spki:sha256:" + "00" * 32, volume='fallback = "halt"')
+    assert done.status == 1
+    assert done.report["code"] == "transport.tls.pin"
+
+
+def test_header_outside_the_allow_list_never_gets_a_prompt(boot: Callable[..., Booted], world: World) -> None:
+    def null_cipher(volume: Path) -> None:
+        luks.rewrite(volume, lambda document: document["segments"]["0"].update(encryption="cipher_null-ecb"))
+
+    before = len(world.service.log())
+    done = boot(change=null_cipher, volume='fallback = "prompt"')
+    assert done.status == 1
+    assert done.report["code"] == "disk.header.null-cipher"
+    assert len(world.service.log()) == before
+
+
+def test_no_console_to_ask_at_stops(boot: Callable[..., Booted]) -> None:
+    done = boot(url="https://127.0.0.1:1", seconds=5)
+    assert done.status == 1
+    assert done.report["code"] == "platform.console"
+    assert done.report["volumes"][0]["code"].startswith("transport")
+
+
+def test_image_has_nothing_that_early_boot_must_not_have(world: World, tmp_path: Path) -> None:
+    key = world.service.api_key_file.read_bytes()
+    image = BootImage(tmp_path / "image", world.config(), {"etc/tee-agent/api-key": key})
+    files = list(files_below(image.folder / "usr/lib/tee-agent"))
+    assert not [name for name in files if name.endswith(".py")]
+    assert not [name for name in files if "bcrypt" in name]
+    assert (image.folder / "usr/lib/tee-agent/stop").read_text() == "halt\n"
+    assert (image.folder / "conf/conf.d/tee-agent").read_text() == "noresume=y\n"
