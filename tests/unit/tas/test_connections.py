@@ -1,0 +1,106 @@
+"""The guard between transport and protocol: it counts, it waits, it passes everything on."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import cast
+
+from aiohttp import web
+
+from tas.connections import Connections
+
+
+class Wire(asyncio.Transport):
+    """A transport that only knows whether it was aborted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = asyncio.Event()
+        self.protocol: asyncio.BaseProtocol | None = None
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        assert self.protocol
+        return self.protocol
+
+
+class Notes(asyncio.Protocol):
+    """A protocol that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.told.append("made")
+
+    def data_received(self, data: bytes) -> None:
+        self.told.append(data)
+
+    def eof_received(self) -> bool:
+        self.told.append("eof")
+        return True
+
+    def pause_writing(self) -> None:
+        self.told.append("pause")
+
+    def resume_writing(self) -> None:
+        self.told.append("resume")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.told.append("lost")
+
+
+def connect(connections: Connections) -> tuple[Wire, Notes, asyncio.Protocol]:
+    wire, notes = Wire(), Notes()
+    guard = connections.guard(notes)
+    wire.protocol = guard
+    guard.connection_made(wire)
+    return wire, notes, guard
+
+
+def test_everything_is_passed_on() -> None:
+    async def run() -> None:
+        wire, notes, guard = connect(Connections(60))
+        guard.data_received(b"x")
+        guard.pause_writing()
+        guard.resume_writing()
+        assert guard.eof_received()
+        guard.connection_lost(None)
+        assert notes.told == ["made", b"x", "pause", "resume", "eof", "lost"]
+        assert not wire.aborted.is_set()
+
+    asyncio.run(run())
+
+
+def test_silence_is_cut_off_and_a_request_is_not() -> None:
+    async def run() -> None:
+        connections = Connections(0)
+        silent, busy, gone = connect(connections), connect(connections), connect(connections)
+        connections.arrived(cast("web.BaseRequest", SimpleNamespace(transport=busy[0])))
+        connections.arrived(cast("web.BaseRequest", SimpleNamespace(transport=None)))
+        gone[2].connection_lost(None)
+        await silent[0].aborted.wait()
+        assert not busy[0].aborted.is_set()
+        assert not gone[0].aborted.is_set()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_one_too_many() -> None:
+    async def run() -> None:
+        connections = Connections(60, limit=2)
+        first, _ = connect(connections), connect(connections)
+        wire, notes, guard = connect(connections)
+        assert wire.aborted.is_set()
+        guard.data_received(b"x")
+        assert guard.eof_received() is None
+        guard.connection_lost(None)
+        assert notes.told == []
+        assert connect(connections)[0].aborted.is_set()
+        first[2].connection_lost(None)
+        assert not connect(connections)[0].aborted.is_set()
+
+    asyncio.run(run())
