@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from agent.daemon.notify import Notifier, keep_alive, watchdog_seconds
 from agent.daemon.privileges import name_process
 from agent.hardening import harden
 
+CODECS = ("ascii", "latin-1", "utf-8", "utf-16-be", "idna")
+"""Loaded while the interpreter's own files can be read: a role's user may be unable to (a tree under /root)."""
 LIFELINE = 0
 """Under the supervisor, standard input is a pipe that only the supervisor holds open."""
 
@@ -42,6 +45,8 @@ def begin(name: str, *, supervised: bool) -> Life:
     notes = harden()
     os.umask(0o022)
     os.chdir("/")
+    for codec in CODECS:
+        codecs.lookup(codec)
     name_process(f"tee-{name}")
     life = Life(name, supervised=supervised)
     for note in notes:

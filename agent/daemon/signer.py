@@ -26,12 +26,15 @@ from agent.daemon.role import Life, begin, live, rehardened
 from agent.probe import endorsements_of
 from agent.quoter import local_scope
 from agent.verify.endorsements import load_folder
+from agent.verify.evidence import unpadded
 
 DESCRIPTORS = 4096
 """Sockets and pidfds of all connections, with room to spare."""
 NONCE_SECONDS = 3.0
 """For the fetcher's first answer, before a key is made without the service's nonce."""
 _POLL_SECONDS = 0.05
+_PRELOADED = "snp.certtable"
+"""Imported by agent.probe on first use: too late, for the signer's user may be unable to read our files."""
 
 
 def completer(folder: Path) -> Complete:
@@ -43,9 +46,7 @@ def completer(folder: Path) -> Complete:
             found = found.merged(load_folder(folder))
         if evidence.tee is Tee.SNP:
             return evidence.blob, Endorsements(found.certificates, found.crls)
-        # Imported where it is needed: an SNP guest has no use for quotes.
-        blob: bytes = importlib.import_module("agent.verify.evidence").unpadded(evidence.blob)
-        return blob, found
+        return unpadded(evidence.blob), found
 
     return complete
 
@@ -70,6 +71,7 @@ def newest_nonce(folder: Path) -> Callable[[], str | None]:
 
 def start(config: Config, *, supervised: bool) -> int:
     """The role's process with this machine's endorsements. Raises as run."""
+    importlib.import_module(_PRELOADED)
     return run(config, completer(config.evidence.endorsements), supervised=supervised)
 
 

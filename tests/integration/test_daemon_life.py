@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -248,3 +249,24 @@ def test_a_service_that_does_not_answer_is_a_reason_not_an_obstacle(simulator: S
             state = daemon.status()["service"]
             assert state["state"] == "unreachable"
             assert state["code"].startswith("transport")
+
+
+def test_installed_where_only_root_may_read(simulator: Simulator, folder: Path) -> None:
+    """Nothing of ours is imported after a role became another user: a checkout under /root works."""
+    private = folder / "private"
+    private.mkdir(mode=0o700)
+    for name in ("agent", "snp", "tdx"):
+        shutil.copytree(ROOT / name, private / name, ignore=shutil.ignore_patterns("__pycache__"))
+    config = write_config(folder, simulator)
+    process, ear = start(folder, "daemon", "--config", str(config), cwd=private)
+    try:
+        with ear:
+            await_ready(ear, process, folder)
+        daemon = Daemon(folder, simulator, process)
+        assert Path(f"/proc/{daemon.role('signer')}/cmdline").read_bytes().count(bytes(private)) == 1
+        daemon.verify(daemon.post("/v1/sign?context=%C3%A4", b"x").body, b"x", context="ä")
+        daemon.verify(daemon.challenge(nonce="00" * 16, claims={"ä": 1}).body, b"", nonce=bytes(16))
+        assert "Traceback" not in daemon.log
+    finally:
+        process.terminate()
+        assert process.wait(STOP_SECONDS) == 0

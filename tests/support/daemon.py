@@ -196,7 +196,9 @@ def running_daemon(simulator: Simulator, folder: Path, more: str = "", **daemon:
             process.kill()
 
 
-def start(folder: Path, *arguments: str, **environment: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def start(
+    folder: Path, *arguments: str, cwd: Path = ROOT, **environment: str
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """`tee-agent ARGUMENTS` with a notify socket of its own; its log is daemon.log."""
     notify = folder / "notify"
     notify.unlink(missing_ok=True)
@@ -204,7 +206,7 @@ def start(folder: Path, *arguments: str, **environment: str) -> tuple[subprocess
     ear.bind(str(notify))
     variables = {**os.environ, "NOTIFY_SOCKET": str(notify), **environment}
     with (folder / "daemon.log").open("ab") as log:
-        return subprocess.Popen([*CLI, *arguments], cwd=ROOT, stdout=log, stderr=log, env=variables), ear
+        return subprocess.Popen([*CLI, *arguments], cwd=cwd, stdout=log, stderr=log, env=variables), ear
 
 
 def await_ready(ear: socket.socket, process: subprocess.Popen[bytes], folder: Path) -> None:
