@@ -11,8 +11,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+from agent.core.bundle_parts import MAX_OBJECTS
 from agent.core.config import Config
-from agent.core.errors import TeeAgentError
+from agent.core.errors import ConfigError, TeeAgentError
 from agent.core.model import Endorsements, Evidence, Tee
 from agent.daemon import privileges, sockets
 from agent.daemon.api import Api, Dispatch
@@ -44,6 +45,11 @@ def completer(folder: Path) -> Complete:
         found = endorsements_of(evidence)
         if folder.is_dir():
             found = found.merged(load_folder(folder))
+        if max(len(found.certificates), len(found.crls)) > MAX_OBJECTS:
+            raise ConfigError(
+                f"{folder}: a bundle carries {MAX_OBJECTS} certificates and {MAX_OBJECTS} CRLs at the most",
+                hint="leave there what belongs to this machine only",
+            )
         if evidence.tee is Tee.SNP:
             return evidence.blob, Endorsements(found.certificates, found.crls)
         return unpadded(evidence.blob), found
