@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.vm.command import HarnessError
-from tests.vm.play import FAILED, Played, play
+from tests.vm.play import FAILED, Played, play, shell
 from tests.vm.scenarios import SCENARIOS
 from tests.vm.timeline import lines
 
@@ -17,6 +17,7 @@ _EXAMPLE = """examples:
   python -m tests.vm snp-unattended        play one
   python -m tests.vm --all
   python -m tests.vm snp-unattended --echo show its console meanwhile
+  python -m tests.vm tas-down --shell      be the person at its console (root's password: root); Ctrl-] ends it
 
 Needs root. The first run makes QEMU and the images under build/ (five minutes). Exit: 0 all as they must be, 1 not,
 69 the harness itself could not work."""
@@ -25,11 +26,15 @@ Needs root. The first run makes QEMU and the images under build/ (five minutes).
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.vm", description=__doc__, epilog=_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.vm",
+        description=__doc__,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", nargs="*", choices=[[], *SCENARIOS], metavar="NAME", help="scenarios to play")
     parser.add_argument("--all", action="store_true", help="play every scenario")
     parser.add_argument("--echo", action="store_true", help="show the machine's console")
+    parser.add_argument("--shell", action="store_true", help="this terminal becomes the console; nothing is judged")
     parser.add_argument("--report", action="store_true", help="print what the guest's judge reported, as JSON")
     args = parser.parse_args(argv)
     names = list(SCENARIOS) if args.all else args.name
@@ -37,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.writelines(f"{name:<28} {scenario.about}\n" for name, scenario in SCENARIOS.items())
         return 0
     try:
+        if args.shell:
+            shell(SCENARIOS[names[0]])
+            return 0
         return max([_one(name, echo=args.echo, report=args.report) for name in names])
     except HarnessError as error:
         sys.stderr.write(f"vm: {error}\n")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import os
 import shutil
 import sys
+import termios
 import time
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +37,6 @@ class Played:
     ended: Ended
     report: dict[str, Any]
     decisions: list[dict[str, Any]]
-    marks: list[tuple[float, str]]
     problems: list[str] = field(default_factory=list)
 
 
@@ -43,8 +46,6 @@ class Person:
     def __init__(self, types: tuple[tuple[str, str], ...]) -> None:
         self._left = list(types)
         self._from = 0
-        self.marks: list[tuple[float, str]] = []
-        self._since = time.monotonic()
 
     def watch(self, machine: Machine) -> None:
         while self._left:
@@ -54,7 +55,6 @@ class Person:
                 return
             self._from = at + len(text)
             self._left.pop(0)
-            self.marks.append((time.monotonic() - self._since, f"typed at {text!r}"))
             machine.say(answer.replace("PASSPHRASE", image.PASSPHRASE))
 
     @property
@@ -66,25 +66,55 @@ class Person:
 def play(name: str, scenario: Scenario, *, echo: bool = False) -> Played:
     """Boot it, one machine at a time. Raises HarnessError where the harness failed, not the scenario."""
     here = world(scenario.flavour)
-    with locked("boot"):
-        folder = VM / "run"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    with locked("boot"), _folder() as folder:
         with _service(here, scenario, folder) as service:
             person = Person(scenario.types)
-            hardware = _hardware(here, scenario, folder)
-            with qemu.started(emulator(), hardware, folder) as machine:
+            with qemu.started(emulator(), _hardware(here, scenario, folder), folder) as machine:
                 deadline = time.monotonic() + scenario.seconds
-                ended = machine.run(deadline, person.watch, sys.stdout.fileno() if echo else None)
+                ended = machine.run(deadline, person.watch, echo=sys.stdout.fileno() if echo else None)
             events = service.log() if service else []
         report = ended.reports[0] if ended.reports else {}
-        played = Played(name, ended, report, [e for e in events if e["event"] == "decision"], person.marks)
+        played = Played(name, ended, report, [e for e in events if e["event"] == "decision"])
         played.problems = _problems(scenario, played, person)
         if played.problems:
             FAILED.mkdir(exist_ok=True)
             shutil.copy(folder / "console.log", FAILED / f"{name}.log")
-        shutil.rmtree(folder)
     return played
+
+
+def shell(scenario: Scenario) -> None:
+    """The same machine with this terminal as its console, and nobody to judge it or switch it off."""
+    here = world(scenario.flavour)
+    with locked("boot"), _folder() as folder, _service(here, scenario, folder), _raw_terminal() as terminal:
+        hardware = _hardware(here, scenario, folder, probes=("none",))
+        with qemu.started(emulator(), hardware, folder) as machine:
+            machine.run(math.inf, lambda _: None, echo=sys.stdout.fileno(), keys=terminal)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Files of one run."""
+    folder = VM / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _raw_terminal() -> Iterator[int]:
+    """Standard input, every key as it is pressed."""
+    fd = sys.stdin.fileno()
+    if not os.isatty(fd):
+        raise HarnessError("--shell needs a terminal")
+    before = termios.tcgetattr(fd)
+    tty.setraw(fd)
+    try:
+        yield fd
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 @contextmanager
@@ -97,13 +127,13 @@ def _service(here: World, scenario: Scenario, folder: Path) -> Iterator[RunningT
         yield service
 
 
-def _hardware(here: World, scenario: Scenario, folder: Path) -> Hardware:
+def _hardware(here: World, scenario: Scenario, folder: Path, probes: tuple[str, ...] = ()) -> Hardware:
     initrd = here.file("initrd.img")
     if scenario.config:
         initrd = folder / "initrd.img"
         text = here.config(scenario.config).encode()
         cpio.added(here.file("initrd.img"), {"etc/tee-agent/tee-agent.toml": text}, initrd)
-    words = [f"tee={scenario.tee}", f"probes={','.join(scenario.probes)}"]
+    words = [f"tee={scenario.tee}", f"probes={','.join(probes or scenario.probes)}"]
     words += [f"sim:{word}" for word in (*SIMULATED.get(scenario.tee, ()), *scenario.simulator)]
     return Hardware(
         kernel=here.file("vmlinuz"),
@@ -142,7 +172,8 @@ def _problems(scenario: Scenario, played: Played, person: Person) -> list[str]:
     if scenario.released is not None and released != scenario.released:
         found.append(f"the secret was {'' if released else 'not '}released: {played.decisions}")
     found += [f"the judge's {name}: {facts['error']}" for name, facts in played.report.items() if "error" in facts]
-    found += _wrong_facts(scenario, played.report)
+    if played.report:
+        found += _wrong_facts(scenario, played.report)
     if scenario.verifies_bundle and not found:
         found += _bundle_problems(scenario, played.report["sign"])
     return found

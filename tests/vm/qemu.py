@@ -12,7 +12,7 @@ import selectors
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.vm.emulator import Emulator
 MEMORY = "1024"
 CPUS = "2"
 REPORT_BYTES_MAX = 8 << 20
+END_KEY = b"\x1d"
 HALTED = b"reboot: System halted"
 """The kernel's last word where a machine halts without being switched off: QEMU would run for ever."""
 
@@ -51,7 +52,7 @@ class Hardware:
 
 @dataclass(slots=True)
 class Ended:
-    """How a run ended. ``why``: off (by itself), halted, timeout. ``reports`` are the judge's JSON objects in order."""
+    """How a run ended. ``why``: off (by itself), halted, stopped (by its keyboard), timeout. ``reports`` are the judge's JSON objects in order."""
 
     why: str
     seconds: float
@@ -66,41 +67,57 @@ class Machine:
         self._keyboard, self._channel = console, channel
         self._started = time.monotonic()
         self._raw = bytearray()
+        self._echo: int | None = None
+        self._stopped = False
         self.console = bytearray()
-        self.seen: list[tuple[float, bytes]] = []
 
     def say(self, text: str) -> None:
         """Type ``text`` on the console."""
         self._keyboard.sendall(text.encode())
 
-    def run(self, deadline: float, watch: Callable[[Machine], None], echo: int | None = None) -> Ended:
-        """Until the machine is off, halted, or ``deadline`` (monotonic) has passed. ``watch`` sees each new output."""
+    def run(
+        self, deadline: float, watch: Callable[[Machine], None], *, echo: int | None = None, keys: int | None = None
+    ) -> Ended:
+        """Until the machine is off, halted, or ``deadline`` (monotonic) has passed. ``watch`` sees each new output.
+
+        ``echo``: a descriptor that gets what the console shows. ``keys``: one to type from; Ctrl-] ends the machine.
+        """
+        self._echo = echo
         with selectors.DefaultSelector() as selector:
-            selector.register(self._keyboard, selectors.EVENT_READ, self._shown)
-            selector.register(self._channel, selectors.EVENT_READ, self._reported)
+            lines = {self._keyboard.fileno(): self._shown, self._channel.fileno(): self._reported}
+            for fd, take in lines.items():
+                selector.register(fd, selectors.EVENT_READ, take)
+            if keys is not None:
+                selector.register(keys, selectors.EVENT_READ, self._typed)
             why = "timeout"
-            while time.monotonic() < deadline:
-                if not selector.get_map():
-                    why = "off"
-                    break
+            while time.monotonic() < deadline and why == "timeout":
                 for key, _ in selector.select(timeout=0.5):
                     data = _read(key.fd)
                     if not data:
-                        selector.unregister(key.fileobj)
-                    key.data(data, echo)
+                        selector.unregister(key.fd)
+                        lines.pop(key.fd, None)
+                    key.data(data)
                 watch(self)
-                if HALTED in self.console:
-                    why = "halted"
-                    break
+                why = self._ended(lines)
         return Ended(why, time.monotonic() - self._started, bytes(self.console), self._reports())
 
-    def _shown(self, data: bytes, echo: int | None) -> None:
-        self.console += data
-        self.seen.append((time.monotonic() - self._started, data))
-        if echo is not None:
-            os.write(echo, data)
+    def _ended(self, lines: Mapping[int, object]) -> str:
+        if self._stopped:
+            return "stopped"
+        if HALTED in self.console:
+            return "halted"
+        return "timeout" if lines else "off"
 
-    def _reported(self, data: bytes, _: int | None) -> None:
+    def _typed(self, data: bytes) -> None:
+        self._stopped = END_KEY in data
+        self._keyboard.sendall(data)
+
+    def _shown(self, data: bytes) -> None:
+        self.console += data
+        if self._echo is not None:
+            os.write(self._echo, data)
+
+    def _reported(self, data: bytes) -> None:
         if len(self._raw) + len(data) > REPORT_BYTES_MAX:
             raise HarnessError("the guest's report is without end")
         self._raw += data

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tests.vm.clones import RUNS as ATTACKER_RUNS
+from tests.vm.image import FILESYSTEM_UUID
+
 CMDLINE = "root=/dev/mapper/root ro console=ttyS0"
 Flavour = Literal["agent", "plain", "purged"]
 Service = Literal["serving", "refusing", "down", "cut off"]
@@ -40,10 +43,15 @@ class Scenario:
     released: bool | None = None
     judged: bool = True
     verifies_bundle: bool = False
-    seconds: float = 180.0
+    seconds: float = 420.0
 
 
 BOOTED = {"root.mapped": "root", "root.kind": "CRYPT", "root.on": ["root-disk"], "login.getty": "active"}
+
+ATTESTED = {**BOOTED, "boot.report.outcome": "unlocked", "boot.report.code": "", "boot.mode": "644"}
+STOPPED = ("halted",)
+_NO_PROMPT = ("Passphrase of root", "unlock disk root", "(initramfs)", "login:")
+"""What a machine that must not boot shows at no time: a prompt of ours or of cryptsetup's, a shell, a login."""
 
 SCENARIOS: dict[str, Scenario] = {
     "plain-passphrase": Scenario(
@@ -51,5 +59,135 @@ SCENARIOS: dict[str, Scenario] = {
         flavour="plain",
         types=(("unlock disk root", "PASSPHRASE\n"),),
         facts=BOOTED,
+    ),
+    "snp-unattended": Scenario(
+        "SEV-SNP: nobody at the console, up to a login; signs for those who may, and the bundle verifies outside",
+        probes=("root", "boot", "login", "status", "sign", "journal", "times"),
+        never_shows=("Passphrase of root", "unlock disk root"),
+        facts={
+            **ATTESTED,
+            "sign.permitted": "200",
+            "sign.stranger": "403",
+            "sign.noise": ["200", "200", "200"],
+            "sign.permitted_after_noise": "200",
+            "boot.left_in_run": [],
+        },
+        released=True,
+        verifies_bundle=True,
+    ),
+    "tdx-unattended": Scenario(
+        "TDX: the same",
+        tee="tdx",
+        probes=("root", "boot", "login", "status", "sign", "times"),
+        never_shows=("Passphrase of root", "unlock disk root"),
+        facts={**ATTESTED, "sign.permitted": "200", "sign.stranger": "403"},
+        released=True,
+        verifies_bundle=True,
+    ),
+    "tas-down": Scenario(
+        "nobody listens at the service's address: the reason, our own prompt, and status tells afterwards",
+        service="down",
+        config={"deadline_seconds = 90": "deadline_seconds = 20"},
+        probes=("root", "boot", "login", "status", "times"),
+        types=(("this console is visible to the host", ""), ("Passphrase of root", "PASSPHRASE\n")),
+        shows=("tee-agent: [transport",),
+        never_shows=("unlock disk root",),
+        facts={**BOOTED, "boot.report.outcome": "unlocked"},
+    ),
+    "tas-cut-off": Scenario(
+        "packets to the service vanish: the deadline holds",
+        service="cut off",
+        config={"deadline_seconds = 90": "deadline_seconds = 20"},
+        types=(("this console is visible to the host", ""), ("Passphrase of root", "PASSPHRASE\n")),
+        shows=("tee-agent: [",),
+        never_shows=("unlock disk root",),
+        facts={**BOOTED, "boot.report.outcome": "unlocked"},
+    ),
+    "tas-refuses": Scenario(
+        "the service's policy wants another measurement: no secret, the reason, our own prompt",
+        service="refusing",
+        types=(("tee-agent: [denied", ""), ("Passphrase of root", "PASSPHRASE\n")),
+        never_shows=("unlock disk root",),
+        facts={**BOOTED, "boot.report.outcome": "unlocked"},
+        released=False,
+    ),
+    "fallback-halt": Scenario(
+        "the service refuses and the configuration says halt: no prompt",
+        service="refusing",
+        config={'fallback = "prompt"': 'fallback = "halt"'},
+        ends=STOPPED,
+        judged=False,
+        shows=("tee-agent: [denied",),
+        never_shows=_NO_PROMPT,
+        released=False,
+    ),
+    "null-cipher": Scenario(
+        "a header that says the volume is not encrypted: refused, nothing asked, nobody contacted",
+        disks="null cipher",
+        ends=STOPPED,
+        judged=False,
+        shows=("tee-agent: [disk.header",),
+        never_shows=_NO_PROMPT,
+        released=False,
+    ),
+    "filesystem-clone": Scenario(
+        "a plain disk with the root's file system UUID, and root= by that UUID",
+        disks="filesystem clone",
+        cmdline=CMDLINE.replace("/dev/mapper/root", f"UUID={FILESYSTEM_UUID}"),
+        ends=STOPPED,
+        judged=False,
+        shows=("tee-agent: [conflict.twin", "/dev/vda"),
+        never_shows=(*_NO_PROMPT, ATTACKER_RUNS),
+        released=False,
+    ),
+    "luks-clone": Scenario(
+        "a second disk with the volume's LUKS UUID: refused, both named",
+        disks="luks clone",
+        ends=STOPPED,
+        judged=False,
+        shows=("tee-agent: [conflict.twin", "/dev/vda and /dev/vdb"),
+        never_shows=_NO_PROMPT,
+        released=False,
+    ),
+    "changed-root": Scenario(
+        "root= names the host's plain disk: the volume is opened, and closed again before root is entered",
+        disks="filesystem clone",
+        cmdline=CMDLINE.replace("/dev/mapper/root", "/dev/vda"),
+        ends=STOPPED,
+        judged=False,
+        shows=("tee-agent: [verify.root",),
+        never_shows=(*_NO_PROMPT, ATTACKER_RUNS),
+    ),
+    **{
+        f"cmdline-{name}": Scenario(
+            f"{word} on the command line: refused before anything is asked for",
+            cmdline=f"{CMDLINE} {word}",
+            ends=STOPPED,
+            judged=False,
+            shows=shows,
+            never_shows=_NO_PROMPT,
+            released=False,
+        )
+        for name, word, shows in (
+            ("break", "break=premount", ("tee-agent: [stop]",)),
+            ("init", "init=/bin/sh", ("tee-agent: [denied.cmdline", "init=/bin/sh")),
+            ("rescue", "rescue", ("tee-agent: [denied.cmdline", "rescue")),
+        )
+    },
+    "no-provider": Scenario(
+        "a genuine configfs-tsm and no TEE behind it: the kernel's ENXIO, and what it means",
+        tee="genuine",
+        probes=("root", "boot", "login", "status", "times"),
+        types=(("tee-agent: [platform", ""), ("Passphrase of root", "PASSPHRASE\n")),
+        facts={**BOOTED, "boot.report.outcome": "unlocked"},
+        released=False,
+    ),
+    "purged": Scenario(
+        "our packages installed and purged again: the machine boots with its passphrase, as if they had never been",
+        flavour="purged",
+        probes=("root", "login", "installed", "times"),
+        types=(("unlock disk root", "PASSPHRASE\n"),),
+        never_shows=("tee-agent:",),
+        facts={**BOOTED, "installed.packages": []},
     ),
 }

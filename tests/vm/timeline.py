@@ -9,12 +9,12 @@ from tests.vm.play import Played
 
 def lines(played: Played) -> list[str]:
     """One line per mark, in order."""
-    marks = sorted(_marks(played.report))
-    marks += [(seconds, f"{text} (host's clock)") for seconds, text in played.marks]
-    return [f"{seconds:7.2f} s  {text}" for seconds, text in marks]
+    marks = sorted(marks_of(played.report).items(), key=lambda mark: mark[1])
+    return [f"{seconds:7.2f} s  {name}" for name, seconds in marks]
 
 
-def _marks(report: dict[str, Any]) -> list[tuple[float, str]]:
-    found = [(seconds, name) for name, seconds in report.get("times", {}).items() if isinstance(seconds, float) and seconds]
-    early = (report.get("boot", {}).get("report") or {}).get("timeline", {})
-    return found + ([(float(seconds), name) for name, seconds in early.items()] if isinstance(early, dict) else [])
+def marks_of(report: dict[str, Any]) -> dict[str, float]:
+    """Seconds by name, of one judge's report: early boot's own marks, and those of systemd. Zero is "never"."""
+    early = report.get("boot", {}).get("report") or {}
+    found = {**report.get("times", {}), **early.get("timeline", {})}
+    return {name: float(seconds) for name, seconds in found.items() if seconds}

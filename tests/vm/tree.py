@@ -17,7 +17,14 @@ RELEASE = "trixie"
 PACKAGES = (
     *("linux-image-cloud-amd64", "systemd-sysv", "systemd-cryptsetup", "udev", "kmod", "login", "passwd", "iproute2"),
     *("initramfs-tools", "cryptsetup-initramfs", "zstd", "ca-certificates", "curl", "netcat-openbsd", "libfuse3-4"),
-    *("python3", "python3-aiohttp", "python3-asn1crypto", "python3-cryptography", "python3-rfc8785", "python3-sdnotify"),
+    *(
+        "python3",
+        "python3-aiohttp",
+        "python3-asn1crypto",
+        "python3-cryptography",
+        "python3-rfc8785",
+        "python3-sdnotify",
+    ),
 )
 _UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 _MOUNTS = "mount -t proc proc $0/proc; mount --rbind /sys $0/sys; mount --rbind /dev $0/dev; mount -t tmpfs run $0/run"
@@ -63,13 +70,13 @@ def inside(tree: Path, *argv: str) -> str:
 
 
 def install(tree: Path, packages: Iterable[Path]) -> None:
-    """Install .deb files with apt. What they depend on must be in PACKAGES: nothing is downloaded."""
+    """Install .deb files with apt. What they depend on must be in PACKAGES: the tree has no package lists."""
     place = tree / "var/tmp"
     names = []
     for package in packages:
         shutil.copy(package, place)
         names.append(f"/var/tmp/{package.name}")
-    words = ("install", "--yes", "--no-download", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold")
+    words = ("install", "--yes", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold")
     inside(tree, "apt-get", *words, *names)
     for name in names:
         (tree / name.lstrip("/")).unlink()
@@ -90,5 +97,5 @@ def _bootstrap(target: Path) -> None:
     words = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", f"--keyring={KEYRING}"]
     words += [f"--aptopt={settings}", '--aptopt=APT::Install-Recommends "false"']
     words += [f"--dpkgopt=path-exclude={pattern}" for pattern in _UNREAD]
-    words += ["--customize-hook=rm -f \"$1\"/etc/apt/apt.conf.d/99mmdebstrap"]
+    words += ['--customize-hook=rm -f "$1"/etc/apt/apt.conf.d/99mmdebstrap']
     run(*words, RELEASE, target, mirror())

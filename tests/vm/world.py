@@ -6,7 +6,9 @@ would use, against the simulator with the guest's own keys and measurements.
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +22,7 @@ from sim.export import export
 from tests.support.simulator import machine, running_simulator
 from tests.support.tas import RunningTas, running_tas, snp_policy, tdx_policy
 from tests.vm import image, simdisk, tree
-from tests.vm.command import REPOSITORY, VM, HarnessError, locked, run
+from tests.vm.command import BUILD, REPOSITORY, VM, HarnessError, locked, run
 
 VOLUME = "root"
 POLICY_ID, KEY_ID = "vm-root-policy", "vm-root"
@@ -32,6 +34,8 @@ SIMULATED = {
 }
 DAYS_KEPT = 14
 """Collateral in the image is valid for thirty days."""
+DEBS = Path(os.environ.get("TEE_AGENT_DEBS", BUILD))
+"""Where our packages are. The variable is for trying packages that were built elsewhere."""
 _PACKAGES = {"tee-agent", "tee-agent-initramfs"}
 _SOURCES = ("agent", "sim", "snp", "tdx", "tas", "tests/vm/guest")
 _RECIPE = ("image.py", "simdisk.py", "tree.py", "world.py")
@@ -86,6 +90,7 @@ def policy(tee: str, *, wrong_measurement: bool = False) -> dict[str, Any]:
     return tdx_policy(POLICY_ID, KEY_ID, {**REGISTERS, **({"rtmr2": wrong} if wrong_measurement else {})})
 
 
+@functools.cache
 def world(flavour: str) -> World:
     """The world of this flavour (agent, plain, purged), built if there is none for the present inputs."""
     packages = debs() if flavour != "plain" else []
@@ -107,14 +112,19 @@ def world(flavour: str) -> World:
 
 def debs() -> list[Path]:
     """Our packages, as `make deb` left them under build/. Raises HarnessError."""
-    found = {path.name.split("_")[0]: path for path in sorted((REPOSITORY / "build").glob("*.deb"))}
+    found = {path.name.split("_")[0]: path for path in sorted(DEBS.glob("*.deb"))}
     if not found.keys() >= _PACKAGES:
-        raise HarnessError(f"build/ has no {', '.join(sorted(_PACKAGES - found.keys()))}: run make deb first")
+        raise HarnessError(f"{DEBS} has no {', '.join(sorted(_PACKAGES - found.keys()))}: run make deb first")
     return [found[name] for name in sorted(_PACKAGES)]
 
 
 def configuration(
-    url: str, pin: str, *, device: str = f"UUID={image.LUKS_UUID}", changes: Mapping[str, str] | None = None, **evidence: Path
+    url: str,
+    pin: str,
+    *,
+    device: str = f"UUID={image.LUKS_UUID}",
+    changes: Mapping[str, str] | None = None,
+    **evidence: Path,
 ) -> str:
     """The agent's configuration. ``changes`` replaces whole lines; ``evidence`` are keys of its table."""
     where = "".join(f'{name} = "{path}"\n' for name, path in evidence.items())
@@ -131,6 +141,9 @@ name = "{VOLUME}"
 device = "{device}"
 policy_ids = ["{POLICY_ID}"]
 fallback = "prompt"
+
+[boot]
+deadline_seconds = 90
 
 [daemon]
 allow_groups = ["signers"]
@@ -173,9 +186,7 @@ def _build(flavour: str, base: Path, packages: list[Path], folder: Path) -> None
         service.create_secret(KEY_ID)
         service.put_policy(policy("snp"))
         if flavour == "agent":
-            with running_tas(
-                folder / "tas", trust_roots=[simulator.root_pem], endorsements=endorsements
-            ) as serving:
+            with running_tas(folder / "tas", trust_roots=[simulator.root_pem], endorsements=endorsements) as serving:
                 _bind(folder, scratch, serving, simulator.mount)
     simdisk.make(base, folder / "state", folder / "simulator.img", scratch)
     shutil.rmtree(scratch)

@@ -26,7 +26,13 @@ BOOT_REPORT = Path("/run/tee-agent/boot.json")
 SOCKET = "/run/tee-agent/agent.sock"
 PAYLOAD = b"what alice releases\n"
 SETTLE_SECONDS = 60
-UNITS = ("serial-getty@ttyS0.service", "multi-user.target", "tee-agent.socket", "tee-agent.service")
+MARKS = Path("/run/vm-marks")
+UNITS = {
+    "login": "serial-getty@ttyS0.service",
+    "socket": "tee-agent.socket",
+    "READY": "tee-agent.service",
+    "multi-user": "multi-user.target",
+}
 Facts = dict[str, Any]
 
 
@@ -70,8 +76,9 @@ def boot_facts() -> Facts:
 
 def times() -> Facts:
     """Seconds since the kernel's start."""
-    found = {"userspace": stamp("", "UserspaceTimestampMonotonic")}
-    found |= {unit: stamp(unit, "ActiveEnterTimestampMonotonic") for unit in UNITS}
+    found = {path.name: float(path.read_text()) for path in MARKS.glob("*")}
+    found["systemd"] = stamp("", "UserspaceTimestampMonotonic")
+    found |= {name: stamp(unit, "ActiveEnterTimestampMonotonic") for name, unit in UNITS.items()}
     return found
 
 
@@ -182,7 +189,7 @@ PROBES: dict[str, Callable[[], Facts]] = {
 def probe(name: str) -> Facts:
     try:
         return PROBES[name]()
-    except Exception as error:  # noqa: BLE001
+    except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
@@ -199,10 +206,10 @@ def report(facts: Facts) -> None:
 def main() -> None:
     words = PRODUCT.read_text().split()
     names = next((word.removeprefix("probes=") for word in words if word.startswith("probes=")), "root,login")
-    run("systemctl", "start", "serial-getty@ttyS0.service")
-    report({name: probe(name) for name in names.split(",")})
-    if "stay" not in words:
+    if names != "none":
+        report({name: probe(name) for name in names.split(",")})
         run("systemctl", "poweroff", "--force", "--force")
 
 
-main()
+if __name__ == "__main__":
+    main()
