@@ -100,7 +100,7 @@ class Node:
 
 def tree(fields: Mapping[str, Any]) -> Node:
     """Everything that a policy may name, from the fields of a report or quote."""
-    nodes = {name: _node(value) for name, value in fields.items() if value is not None}
+    nodes = {name: node(value) for name, value in fields.items() if value is not None}
     if "measurement" in nodes:
         nodes.update(_snp(nodes))
     elif "mr_td" in nodes:
@@ -108,9 +108,10 @@ def tree(fields: Mapping[str, Any]) -> Node:
     return Node(children=nodes)
 
 
-def _node(value: Any) -> Node:
+def node(value: Any) -> Node:
+    """One value, whatever stands below it."""
     if isinstance(value, Mapping):
-        children = {str(name): _node(item) for name, item in value.items() if item is not None}
+        children = {str(name): node(item) for name, item in value.items() if item is not None}
         raw = children.get("raw")
         return Node(raw.value if raw else None, children)
     if isinstance(value, str):

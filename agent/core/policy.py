@@ -255,9 +255,12 @@ def evaluate_floor(floor: Floor, tee: Tee, fields: Mapping[str, Any]) -> list[Ch
     return renumbered(checks, 1)
 
 
+_DEBUG_BIT = 19  # AMD 56860, guest policy
+
+
 def _snp_floor(floor: Floor, fields: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    debug = appraisal.tree(fields).find("policy.debug_allowed")
-    off = debug is not None and debug.value is False
+    word = appraisal.node(fields.get("policy")).value
+    off = isinstance(word, appraisal.Word) and not word.value >> _DEBUG_BIT & 1
     vmpl = fields.get("vmpl")
     return [
         ("debug", off, "off" if off else "the guest policy allows debugging: the host can read its memory"),

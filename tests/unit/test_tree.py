@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("agent", "snp", "tdx", "tas", "sim", "hub", "bench")
 FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+SUFFIXES = {".py", ".md", ".sh", ".toml", ".service", ".yaml"}
 TEXTS = sorted(
-    path
-    for pattern in ("*.py", "*.md", "*.sh", "*.toml", "*.service", "*.yaml", "Makefile", ".ci/run")
-    for path in ROOT.rglob(pattern)
-    if not {".venv", "build", ".git"} & set(path.relative_to(ROOT).parts)
+    ROOT / name
+    for name in subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.splitlines()
+    if (Path(name).suffix in SUFFIXES or name in ("Makefile", ".ci/run")) and (ROOT / name).is_file()
 )
 UNWANTED = re.compile(r"\b(TODO|FIXME|XXX)\b|NotImplementedError|pragma: no cover|type: ignore|# noqa")
 
