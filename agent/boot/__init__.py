@@ -31,7 +31,6 @@ def main(argv: Sequence[str]) -> int:
     except TeeAgentError as error:
         say(error.code, error.message, error.hint)
         report.stopped(error)
-        say("stop", "this machine does not go on booting")
         return STOP
     sys.stderr.flush()
     return GO_ON

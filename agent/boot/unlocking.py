@@ -47,9 +47,12 @@ def run(boot: Boot, report: Report) -> None:
             if not _may_prompt(volume, error):
                 raise
             failed.append((volume, outcome, error))
+        else:
+            report.mark("mapped")
     for volume, outcome, cause in failed:
         report.save()
         _typed(volume, cause, Deadline(boot.config.boot.prompt_seconds, "waiting for a passphrase"), outcome)
+        report.mark("mapped")
     report.outcome = "unlocked"
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from agent.boot import pin
 from agent.deadline import Deadline
 from agent.disk.bind import bind
+from agent.disk.device import opened
 from tests.support import luks
-from tests.support.bootimage import Booted, BootImage, files_below
+from tests.support.bootimage import Booted, BootImage, Typist, files_below
 from tests.support.simulator import Simulator, running_simulator
 from tests.support.tas import RunningTas, running_tas, snp_policy
 
@@ -36,7 +38,7 @@ class World:
             unmeasured_boot=True,
         )
 
-    def config(self, *, url: str = "", pin: str = "", volume: str = "", seconds: int = 20) -> str:
+    def config(self, *, url: str = "", pin: str = "", volume: str = "", seconds: int = 20, prompt: int = 60) -> str:
         return f"""
 [tas]
 url = "{url or self.service.url}"
@@ -54,6 +56,7 @@ initramfs = true
 [boot]
 ip = "none"
 deadline_seconds = {seconds}
+prompt_seconds = {prompt}
 """
 
 
@@ -76,6 +79,7 @@ def boot(world: World, tmp_path: Path) -> Callable[..., Booted]:
     def run(
         command_line: str = "",
         change: Callable[[Path], None] = lambda volume: None,
+        types: tuple[str, ...] | None = None,
         **configuration: Any,
     ) -> Booted:
         key = world.service.api_key_file.read_bytes()
@@ -84,7 +88,7 @@ def boot(world: World, tmp_path: Path) -> Callable[..., Booted]:
         change(image.folder / "volume.img")
         if command_line:
             image.command_line(command_line)
-        booted = image.boot("unlock", world.sim.mount)
+        booted = image.boot("unlock", world.sim.mount, None if types is None else Typist(*types))
         assert "Traceback" not in booted.console
         return booted
 
@@ -146,6 +150,69 @@ def test_no_console_to_ask_at_stops(boot: Callable[..., Booted]) -> None:
     assert done.status == 1
     assert done.report["code"] == "platform.console"
     assert done.report["volumes"][0]["code"].startswith("transport")
+
+
+PASSPHRASE = luks.PASSPHRASE.decode()
+UNREACHABLE = {"url": "https://127.0.0.1:1", "seconds": 5}
+
+
+def test_typed_passphrase_opens_when_the_service_is_unreachable(boot: Callable[..., Booted]) -> None:
+    done = boot(types=("wrong", PASSPHRASE), **UNREACHABLE)
+    assert done.status == 0, done.console
+    assert "this console is visible to the host" in done.console
+    assert "[denied.passphrase]" in done.console
+    assert "[unpinned]" in done.console
+    assert PASSPHRASE not in done.console
+    (volume,) = done.report["volumes"]
+    assert (volume["how"], volume["pinned"], volume["slot"]) == ("passphrase", False, 0)
+    assert volume["code"].startswith("transport")
+    assert done.report["outcome"] == "unlocked"
+
+
+def test_three_wrong_passphrases_stop(boot: Callable[..., Booted]) -> None:
+    done = boot(types=("wrong", "", "wrong"), **UNREACHABLE)
+    assert done.status == 1
+    assert done.report["code"] == "denied.passphrase"
+
+
+def test_the_service_s_no_leads_to_the_prompt(boot: Callable[..., Booted], world: World) -> None:
+    world.service.put_policy(snp_policy("good", "disk", "cd" * 48), replace=True)
+    try:
+        done = boot(types=(PASSPHRASE,))
+    finally:
+        world.service.put_policy(snp_policy("good", "disk", MEASUREMENT), replace=True)
+    assert done.status == 0, done.console
+    assert done.report["volumes"][0]["code"].startswith("denied")
+
+
+def test_pinned_volume_is_known(boot: Callable[..., Booted], world: World) -> None:
+    with opened(str(world.volume)) as device:
+        right = f'volume_key = "sha256:{pin.of(device.header()).hex()}"'
+    done = boot(types=(PASSPHRASE,), volume=right, **UNREACHABLE)
+    assert done.status == 0, done.console
+    assert done.report["volumes"][0]["pinned"]
+    assert "[unpinned]" not in done.console
+
+
+def test_another_volume_in_place_of_the_pinned_one_gets_no_prompt(boot: Callable[..., Booted], world: World) -> None:
+    with opened(str(world.volume)) as device:
+        header = device.header()
+    pinned = f'volume_key = "sha256:{pin.of(header).hex()}"'
+
+    def exchange(volume: Path) -> None:
+        luks.make_image(volume, "--uuid", header.uuid)  # the same UUID, a passphrase that its maker knows
+
+    done = boot(types=(PASSPHRASE,), change=exchange, volume=pinned, **UNREACHABLE)
+    assert done.status == 1
+    assert done.report["code"] == "disk.tampered.pin"
+    assert "Passphrase" not in done.console
+
+
+def test_nobody_types(boot: Callable[..., Booted]) -> None:
+    done = boot(types=(), prompt=5, **UNREACHABLE)
+    assert done.status == 1
+    assert done.report["code"] == "transport.deadline"
+    assert "waiting for a passphrase" in done.console
 
 
 def test_image_has_nothing_that_early_boot_must_not_have(world: World, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ mount -t proc proc "$1/proc"
 mount --bind "$1/etc/cmdline" "$1/proc/cmdline"
 mount --bind /dev/null "$1/proc/misc"
 mount --rbind /sys "$1/sys"
+[ -z "$4" ] || { : >"$1/dev/console"; mount --bind "$4" "$1/dev/console"; }
 [ -z "$2" ] || mount --bind "$2" "$1/tsm"
 exec chroot "$1" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin /usr/lib/tee-agent/boot "$3"
 """
@@ -41,6 +44,38 @@ class Booted:
     status: int
     console: str
     report: dict[str, Any]
+
+
+class Typist:
+    """Types one line at each prompt ("try N of"), at a terminal of their own."""
+
+    def __init__(self, *lines: str) -> None:
+        self._lines = list(lines)
+        self._master, self._slave = os.openpty()
+        self.terminal = os.ttyname(self._slave)
+        self._seen = bytearray()
+        self._leaving, self._left = os.pipe()
+        self._thread = threading.Thread(target=self._sit, daemon=True)
+        self._thread.start()
+
+    def leave(self) -> str:
+        """What stood on the screen."""
+        os.close(self._left)
+        self._thread.join(SECONDS)
+        for fd in (self._master, self._slave, self._leaving):
+            os.close(fd)
+        return self._seen.decode()
+
+    def _sit(self) -> None:
+        answered = 0
+        while True:
+            ready, _, _ = select.select([self._master, self._leaving], [], [])
+            if self._master not in ready:
+                return
+            self._seen += os.read(self._master, 4096)
+            if self._lines and self._seen.count(b" of 3): ") > answered:
+                answered += 1
+                os.write(self._master, self._lines.pop(0).encode() + b"\n")
 
 
 class BootImage:
@@ -74,13 +109,14 @@ class BootImage:
     def command_line(self, text: str) -> None:
         (self.folder / "etc/cmdline").write_text(text + "\n")
 
-    def boot(self, step: str, tsm: Path | None = None) -> Booted:
-        """Run one step as the script in the image does."""
+    def boot(self, step: str, tsm: Path | None = None, typist: Typist | None = None) -> Booted:
+        """Run one step as the script in the image does; ``typist`` sits at its console."""
         argv = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", _MOUNTS, "sh"]
-        words = [str(self.folder), str(tsm or ""), step]
+        words = [str(self.folder), str(tsm or ""), step, typist.terminal if typist else ""]
         done = subprocess.run(argv + words, capture_output=True, text=True, timeout=SECONDS, check=False)
+        seen = done.stderr + (typist.leave() if typist else "")
         report = self.folder / "run/tee-agent/boot.json"
-        return Booted(done.returncode, done.stderr, json.loads(report.read_text()) if report.exists() else {})
+        return Booted(done.returncode, seen, json.loads(report.read_text()) if report.exists() else {})
 
     def _executable(self, source: Path, target: str) -> None:
         """A program or library with the libraries it is linked to."""
