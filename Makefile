@@ -26,7 +26,11 @@ check: ## linters and unit tests only: seconds
 bench: setup ## figures against named peers; writes build/bench.json
 	@$(PYTHON) -m bench
 
-deb vm: ## not in this version: Debian packages and the QEMU boot come next
+deb: ## Debian packages: build/tee-agent_VERSION_all.deb and build/tee-agent-initramfs_VERSION_all.deb
+	@sh packaging/setup.sh deb
+	@sh packaging/deb.sh
+
+vm: ## not in this version: the QEMU boot comes next
 	@echo "make $@: not in this version; see the issue list" >&2; exit 69
 
 clean: ## remove what make made

@@ -1,13 +1,14 @@
 #!/bin/sh
 # Installs what a target needs: Debian packages (as root), then the virtual environment. Quick when all is there.
-#   sh packaging/setup.sh demo|test
+#   sh packaging/setup.sh demo|test|deb
 set -eu
 cd "$(dirname "$0")/.."
 need="python3 python3-venv cryptsetup-bin fuse3 curl ca-certificates"
 case "${1:-demo}" in
     demo) ;;
-    test) need="$need git shellcheck strace" ;;
-    *) echo "usage: setup.sh demo|test" >&2; exit 64 ;;
+    test) need="$need git shellcheck strace debhelper dh-python lowdown lintian" ;;
+    deb) need="debhelper dh-python lowdown" ;;
+    *) echo "usage: setup.sh demo|test|deb" >&2; exit 64 ;;
 esac
 
 missing=
@@ -25,6 +26,10 @@ if [ -n "$missing" ]; then
     apt-get update -qq
     # shellcheck disable=SC2086 # a list of words
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+fi
+
+if [ "${1:-demo}" = deb ]; then
+    exit 0
 fi
 
 stamp=.venv/.ready
