@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_no_unfinished_business(path: Path) -> None:
     if path == Path(__file__):
         return
     assert UNWANTED.findall(path.read_text()) == []
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = [
+        relative(p.parent).replace("/", ".")
+        for n in ("agent", "snp", "tdx", "tas")
+        for p in (ROOT / n).rglob("__init__.py")
+    ]
+    assert sorted(listed) == sorted(there)
 
 
 def test_modules_say_what_they_are() -> None:
