@@ -62,10 +62,15 @@ def local_quotes(config: Config) -> Quoter:
 
 def read_api_key(path: Path) -> str:
     """The client API key: an identifier, no secret (DESIGN.md, I7), but printable ASCII. Raises ConfigError."""
-    text = read_bounded(path, MAX_KEY_FILE).decode("ascii", "replace").strip()
-    if not _API_KEY.fullmatch(text):
-        raise ConfigError(f"{path}: an API key is one line of printable ASCII", code="config.value")
-    return text
+    return parse_api_key(read_bounded(path, MAX_KEY_FILE).decode("ascii", "replace"), str(path))
+
+
+def parse_api_key(text: str, source: str) -> str:
+    """``text`` without the white space around it; ``source`` names it in messages. Raises ConfigError."""
+    key = text.strip()
+    if not _API_KEY.fullmatch(key):
+        raise ConfigError(f"{source}: an API key is one line of printable ASCII", code="config.value")
+    return key
 
 
 def trusted_time(build_time: Path = _BUILD_TIME) -> datetime:

@@ -1,0 +1,1 @@
+"""The admin's first hour: setup, config, policy draft, preflight (DESIGN.md, section 8)."""
