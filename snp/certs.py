@@ -1,4 +1,4 @@
-"""AMD's certificates and CRLs: strict parsing, the one signature profile, the extensions of VCEK and VLEK.
+"""AMD's certificates and CRLs: the one signature profile, the extensions of VCEK and VLEK.
 
 Sources: RFC 5280; AMD 57230, VCEK Certificate and KDS Interface Specification, section 3 (profile and extensions).
 The profile is fixed here, never taken from the certificate: RSASSA-PSS, SHA-384, MGF1 with SHA-384, salt 48 bytes.
@@ -8,22 +8,17 @@ The only module here that uses the cryptography package.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from agent.core.errors import FormatError, Oversized
-from snp import der as asn1
-
-MAX_SIZE = 16 * 1024
-"""Bytes of a certificate; genuine ones have under 2 KiB."""
-MAX_CRL_SIZE = 1024 * 1024
+from agent.core.der import IA5_STRING, Reader
+from agent.core.errors import FormatError
+from agent.core.x509 import CERT_SIGN, Certificate, Crl, Profile, Signed
 
 EcKey = ec.EllipticCurvePublicKey
 
@@ -34,64 +29,16 @@ _PSS = bytes.fromhex(
 _TRAILER = bytes.fromhex("a303020101")
 # AMD writes the profile with and without the (default) trailer field; both mean the same, nothing else is accepted.
 _ALGORITHMS = (b"\x30\x41" + _PSS, b"\x30\x46" + _PSS.replace(b"\x30\x34", b"\x30\x39", 1) + _TRAILER)
+PROFILE = Profile("RSASSA-PSS, SHA-384, MGF1-SHA-384 and 48 bytes of salt", frozenset(_ALGORITHMS), max_crl=1024 * 1024)
 
 _P384_SPKI = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
 
 _ECDSA = ec.ECDSA(SHA384())
-_COMMON_NAME = bytes.fromhex("550403")
-_KEY_USAGE, _BASIC_CONSTRAINTS = bytes.fromhex("551d0f"), bytes.fromhex("551d13")
-_UNDERSTOOD = frozenset({_KEY_USAGE, _BASIC_CONSTRAINTS})
-_CERT_SIGN = 0x04
 
 _AMD = bytes.fromhex("2b060104019c7801")  # 1.3.6.1.4.1.3704.1
 _STRUCT_VERSION, _PRODUCT_NAME, _HWID, _CSP_ID = (_AMD + bytes([arc]) for arc in (1, 2, 4, 5))
 _SPL_ARCS = {"bootloader": 1, "tee": 2, "snp": 3, "spl_4": 4, "spl_5": 5, "spl_6": 6, "spl_7": 7, "microcode": 8}
 _SPLS = {name: _AMD + bytes([3, arc]) for name, arc in {**_SPL_ARCS, "fmc": 9}.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """What every signed object has: exact bytes, the signed part, the signature, the issuer's Name (DER)."""
-
-    der: bytes
-    tbs: bytes
-    signature: bytes
-    issuer: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate(Signed):
-    """``extensions`` maps OIDs (content bytes) to values (content of the OCTET STRING)."""
-
-    serial: int
-    subject: bytes
-    common_name: str
-    not_before: datetime
-    not_after: datetime
-    spki: bytes
-    extensions: Mapping[bytes, bytes]
-
-    def spki_sha256(self) -> bytes:
-        return hashlib.sha256(self.spki).digest()
-
-    def is_ca(self) -> bool:
-        """Basic constraints say CA, and key usage, where present, allows to sign certificates."""
-        value = self.extensions.get(_BASIC_CONSTRAINTS)
-        if value is None:
-            return False
-        inner = asn1.Reader(value, "basic constraints").inside(asn1.SEQUENCE)
-        authority = inner.tag() == asn1.BOOLEAN and inner.boolean()
-        usage = self.extensions.get(_KEY_USAGE)
-        return authority and (usage is None or bool(_key_usage(usage) & _CERT_SIGN))
-
-
-@dataclass(frozen=True, slots=True)
-class Crl(Signed):
-    """``revoked`` maps serial numbers to the time of revocation."""
-
-    this_update: datetime
-    next_update: datetime
-    revoked: Mapping[int, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,53 +56,24 @@ class LeafValues:
 
 
 def parse_certificate(data: bytes) -> Certificate:
-    """An X.509 v3 certificate in DER, signed with AMD's profile. Raises FormatError, Oversized."""
-    body, signed_as, signature, tbs = _outer(data, "certificate", MAX_SIZE)
-    if body.inside(asn1.CONTEXT_0).integer() != 2:
-        raise body.error("not an X.509 version 3 certificate")
-    serial = body.integer()
-    _require_profile(body, signed_as)
-    issuer = body.element(asn1.SEQUENCE)
-    validity = body.inside(asn1.SEQUENCE)
-    not_before, not_after = validity.time(), validity.time()
-    validity.finish()
-    subject = body.element(asn1.SEQUENCE)
-    spki = body.element(asn1.SEQUENCE)
-    extensions = _extensions(body.inside(asn1.CONTEXT_3)) if body.tag() == asn1.CONTEXT_3 else {}
-    body.finish()
-    return Certificate(
-        der=data,
-        tbs=tbs,
-        signature=signature,
-        issuer=issuer,
-        serial=serial,
-        subject=subject,
-        common_name=_common_name(subject),
-        not_before=not_before,
-        not_after=not_after,
-        spki=spki,
-        extensions=extensions,
-    )
+    """Raises FormatError, Oversized."""
+    return Certificate.parse(data, PROFILE)
 
 
 def parse_crl(data: bytes) -> Crl:
-    """An X.509 v2 CRL in DER, complete (not a delta), signed with AMD's profile. Raises FormatError, Oversized."""
-    body, signed_as, signature, tbs = _outer(data, "CRL", MAX_CRL_SIZE)
-    if body.integer() != 1:
-        raise body.error("not a version 2 CRL")
-    _require_profile(body, signed_as)
-    issuer = body.element(asn1.SEQUENCE)
-    this_update, next_update = body.time(), body.time()
-    revoked = _revoked(body.inside(asn1.SEQUENCE)) if body.tag() == asn1.SEQUENCE else {}
-    if body.tag() == asn1.CONTEXT_0:
-        _extensions(body.inside(asn1.CONTEXT_0))
-    body.finish()
-    return Crl(data, tbs, signature, issuer, this_update, next_update, revoked)
+    """Raises FormatError, Oversized."""
+    return Crl.parse(data, PROFILE)
+
+
+def is_authority(certificate: Certificate) -> bool:
+    """Basic constraints say CA, and key usage, where present, allows to sign certificates. Raises FormatError."""
+    usage = certificate.key_usage()
+    return certificate.authority() and (usage is None or bool(usage & CERT_SIGN))
 
 
 def leaf_values(leaf: Certificate) -> LeafValues:
     """AMD's extensions. Raises FormatError: one is missing or of another type, or hwID and CSP id are both there."""
-    found = leaf.extensions
+    found = {oid: extension.value for oid, extension in leaf.extensions.items()}
     spls = {name: _number(found[oid], name) for name, oid in _SPLS.items() if oid in found}
     hwid, csp_id = found.get(_HWID, b""), found.get(_CSP_ID, b"")
     if bool(hwid) == bool(csp_id) or _STRUCT_VERSION not in found or _PRODUCT_NAME not in found:
@@ -210,79 +128,8 @@ def _rsa_key(issuer: Certificate) -> rsa.RSAPublicKey:
     return key
 
 
-def _outer(data: bytes, what: str, limit: int) -> tuple[asn1.Reader, bytes, bytes, bytes]:
-    """Reader over the signed part; outer algorithm, signature and signed part as bytes."""
-    if len(data) > limit:
-        raise Oversized(f"{what} has {len(data)} bytes, {limit} are allowed", record=what)
-    whole = asn1.Reader(data, what)
-    parts = whole.inside(asn1.SEQUENCE)
-    whole.finish()
-    tbs = parts.element(asn1.SEQUENCE)
-    signed_as = parts.element(asn1.SEQUENCE)
-    signature = parts.bits()
-    parts.finish()
-    return asn1.Reader(tbs, what).inside(asn1.SEQUENCE), signed_as, signature, tbs
-
-
-def _require_profile(body: asn1.Reader, signed_as: bytes) -> None:
-    # The outer copy is not signed, so it must be the inner one byte for byte.
-    if body.element(asn1.SEQUENCE) != signed_as or signed_as not in _ALGORITHMS:
-        raise body.error("not signed with RSASSA-PSS, SHA-384, MGF1-SHA-384 and 48 bytes of salt, inside and outside")
-
-
-def _extensions(wrapper: asn1.Reader) -> dict[bytes, bytes]:
-    sequence = wrapper.inside(asn1.SEQUENCE)
-    wrapper.finish()
-    found: dict[bytes, bytes] = {}
-    while sequence.tag() != -1:
-        extension = sequence.inside(asn1.SEQUENCE)
-        oid = extension.content(asn1.OID)
-        critical = extension.tag() == asn1.BOOLEAN and extension.boolean()
-        value = extension.content(asn1.OCTET_STRING)
-        extension.finish()
-        if oid in found or (critical and oid not in _UNDERSTOOD):
-            raise sequence.error(f"extension {oid.hex()} is there twice, or critical and unknown")
-        found[oid] = value
-    return found
-
-
-def _revoked(entries: asn1.Reader) -> dict[int, datetime]:
-    found: dict[int, datetime] = {}
-    while entries.tag() != -1:
-        entry = entries.inside(asn1.SEQUENCE)
-        serial = entry.integer()
-        found[serial] = entry.time()
-        if entry.tag() == asn1.SEQUENCE:
-            entry.element(asn1.SEQUENCE)  # a reason makes a revoked certificate no better
-        entry.finish()
-    return found
-
-
-def _common_name(name: bytes) -> str:
-    """The only commonName in a Name, "" if it has none. Raises FormatError for two."""
-    found = []
-    rdns = asn1.Reader(name, "name").inside(asn1.SEQUENCE)
-    while rdns.tag() != -1:
-        rdn = rdns.inside(asn1.SET)
-        while rdn.tag() != -1:
-            attribute = rdn.inside(asn1.SEQUENCE)
-            if attribute.content(asn1.OID) == _COMMON_NAME:
-                found.append(attribute.text())
-    if len(found) > 1:
-        raise rdns.error("two common names")
-    return found[0] if found else ""
-
-
-def _key_usage(value: bytes) -> int:
-    """First byte of the KeyUsage bits."""
-    data = asn1.Reader(value, "key usage").content(asn1.BIT_STRING)
-    if len(data) < 2 or data[0] > 7:
-        raise FormatError("key usage is not a BIT STRING with content", record="certificate")
-    return data[1]
-
-
 def _number(value: bytes, name: str) -> int:
-    reader = asn1.Reader(value, name)
+    reader = Reader(value, name)
     number = reader.integer()
     reader.finish()
     if number > 0xFF:
@@ -291,8 +138,8 @@ def _number(value: bytes, name: str) -> int:
 
 
 def _ia5(value: bytes, name: str) -> str:
-    reader = asn1.Reader(value, name)
-    if reader.tag() != asn1.IA5_STRING:
+    reader = Reader(value, name)
+    if reader.tag() != IA5_STRING:
         raise reader.error("not an IA5String")
     text = reader.text()
     reader.finish()

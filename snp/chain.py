@@ -20,9 +20,10 @@ from agent.core.errors import (
     VerificationError,
 )
 from agent.core.model import Check, Endorsements, TrustAnchor
+from agent.core.x509 import Certificate, Crl, Signed
 from snp import certs
 from snp.abi import Report
-from snp.certs import Certificate, Crl, LeafValues
+from snp.certs import LeafValues
 from snp.words import Product, tcb_layout
 
 MAX_OBJECTS = 256
@@ -107,7 +108,7 @@ def _find(
     root = pick(
         f"root (ARK) above {issuer.common_name}",
         (c for c in found if c.subject == issuer.issuer and c.issuer == c.subject),
-        lambda cert: cert.spki_sha256() in pins,
+        lambda cert: cert.spki_sha256 in pins,
     )
     trail.passed(number, name, f"{leaf.common_name}, {issuer.common_name}, {root.common_name}")
     return leaf, issuer, root
@@ -126,7 +127,7 @@ def _signatures(trail: Trail, leaf: Certificate, issuer: Certificate, root: Cert
 def _trusted(trail: Trail, root: Certificate, anchors: Sequence[TrustAnchor]) -> TrustAnchor:
     """Check 4: the root's key is pinned; a genuine anchor wins over an added one with the same key."""
     number, name = 4, "trusted root"
-    digest = root.spki_sha256()
+    digest = root.spki_sha256
     found = sorted((a for a in anchors if a.spki_sha256 == digest), key=lambda anchor: not anchor.genuine)
     if not found:
         message = f"root certificate is not a trusted AMD ARK: {root.common_name}, key SHA-256 {digest.hex()}"
@@ -187,9 +188,13 @@ def _revocation(trail: Trail, at: datetime, bag: Sequence[bytes], issuer: Certif
         message = f"the CRL's signature by {root.common_name} does not verify"
         trail.fail(number, name, ChainInvalid, message, code="verify.chain.crl")
     for crl, cert in ((crl, cert) for crl in authentic for cert in (issuer, root)):
-        if cert.serial in crl.revoked:
-            when = f"{crl.revoked[cert.serial]:%Y-%m-%d}"
-            trail.fail(number, name, Revoked, f"{cert.common_name} (serial 0x{cert.serial:x}) was revoked on {when}")
+        try:
+            when = crl.revoked_at(cert.serial)
+        except FormatError as error:
+            trail.fail(number, name, ChainInvalid, error.message, code="verify.chain.crl")
+        if when:
+            message = f"{cert.common_name} (serial 0x{cert.serial:x}) was revoked on {when:%Y-%m-%d}"
+            trail.fail(number, name, Revoked, message)
     best = max(authentic, key=lambda crl: (crl.this_update <= at <= crl.next_update, crl.this_update))
     if not best.this_update <= at <= best.next_update:
         message = f"the CRL of {root.common_name} is for {best.this_update:%Y-%m-%d} to {best.next_update:%Y-%m-%d}"
@@ -260,7 +265,7 @@ def _parse_all(bag: Sequence[bytes], parse: Callable[[bytes], _Parsed]) -> tuple
     return found, unreadable
 
 
-def _signed(child: certs.Signed, issuer: Certificate) -> bool:
+def _signed(child: Signed, issuer: Certificate) -> bool:
     try:
         return certs.signed_by(child, issuer)
     except FormatError:
@@ -270,7 +275,7 @@ def _signed(child: certs.Signed, issuer: Certificate) -> bool:
 def _is_ca(cert: Certificate) -> bool | None:
     """None where the certificate does not say it readably: good for no role."""
     try:
-        return cert.is_ca()
+        return certs.is_authority(cert)
     except FormatError:
         return None
 

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from agent.core.errors import ChainInvalid, FormatError, UntrustedRoot
 from agent.core.model import TrustAnchor
+from agent.core.x509 import common_name
 from tdx import pck
-from tdx.certs import Certificate, Crl, Extensions, frame_crl, load_certificate, load_crl
-from tdx.der import Signed, is_rsa_signed
+from tdx.certs import Certificate, Crl, is_rsa_signed, load_certificate, load_crl
 
 T = TypeVar("T")
 TCB_SIGNER = "Intel SGX TCB Signing"
@@ -46,7 +46,7 @@ class PckChain:
             "fmspc": platform["fmspc"],
             "pck": {
                 "serial": hex(self.leaf.serial),
-                "issuer_cn": self.leaf.issuer_name,
+                "issuer_cn": common_name(self.leaf.issuer),
                 "not_before": f"{self.leaf.not_before:%Y-%m-%dT%H:%M:%SZ}",
                 "not_after": f"{self.leaf.not_after:%Y-%m-%dT%H:%M:%SZ}",
                 "sha256": hashlib.sha256(self.leaf.der).hexdigest(),
@@ -68,17 +68,16 @@ def trusted_chain(pem: bytes, anchors: Sequence[TrustAnchor]) -> PckChain:
     anchor = _anchor(root, anchors)
     for certificate, issuer in reversed(links):
         certificate.require_issued_by(issuer)
-    for certificate in (root, intermediate):
-        certificate.require_role(authority=True)
-    platform = _platform(leaf.require_role(authority=False))
-    return PckChain(leaf, intermediate, root, anchor, platform)
+    for certificate, authority in ((root, True), (intermediate, True), (leaf, False)):
+        certificate.require_role(authority=authority)
+    return PckChain(leaf, intermediate, root, anchor, _platform(leaf))
 
 
-def _platform(extensions: Extensions) -> pck.Platform:
-    if pck.SGX_EXTENSION not in extensions:
+def _platform(leaf: Certificate) -> pck.Platform:
+    if pck.SGX_EXTENSION not in leaf.extensions:
         raise ChainInvalid("PCK certificate has no SGX extension: it does not say which platform it is for")
     try:
-        return pck.parse_extension(extensions[pck.SGX_EXTENSION][1])
+        return pck.parse_extension(leaf.extensions[pck.SGX_EXTENSION].value)
     except FormatError as error:
         raise ChainInvalid(f"PCK certificate: {error}") from error
 
@@ -136,7 +135,7 @@ def _tcb_signer(der: bytes, root: Certificate) -> Certificate:
     certificate = load_certificate(der, "certificate of the TCB signer")
     certificate.require_issued_by(root)
     certificate.require_role(authority=False)
-    if certificate.name != TCB_SIGNER:
+    if certificate.common_name != TCB_SIGNER:
         raise ChainInvalid(f'{certificate} is not "{TCB_SIGNER}"')
     return certificate
 
@@ -150,22 +149,24 @@ def crls_of(issuers: Sequence[Certificate], crls: Iterable[bytes]) -> tuple[tupl
     ours = [der for der in dict.fromkeys(crls) if not is_rsa_signed(der)]
     if not ours:
         return ()
-    framed, problem = [], None
+    loaded, problem = [], None
     for der in ours:
         try:
-            framed.append((der, frame_crl(der)))
+            loaded.append(load_crl(der))
         except ChainInvalid as error:
             problem = error
-    return tuple(_crls_of(issuer, framed, problem) for issuer in issuers)
+    return tuple(_crls_of(issuer, loaded, problem) for issuer in issuers)
 
 
-def _crls_of(issuer: Certificate, framed: list[tuple[bytes, Signed]], problem: ChainInvalid | None) -> tuple[Crl, ...]:
+def _crls_of(issuer: Certificate, loaded: list[Crl], problem: ChainInvalid | None) -> tuple[Crl, ...]:
     found = []
-    for der, frame in _few([crl for crl in framed if crl[1].parts[2][1] == issuer.subject], "CRL"):
+    for crl in _few([crl for crl in loaded if crl.issuer == issuer.subject], "CRL"):
         try:
-            found.append(load_crl(der, frame, issuer))
+            crl.require_issued_by(issuer)
         except ChainInvalid as error:
             problem = error
+        else:
+            found.append(crl)
     if not found:
         raise problem or ChainInvalid(f"the endorsements have CRLs, but none of {issuer}")
     return tuple(found)

@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from agent.core import der
+from agent.core.der import Reader
 from agent.core.errors import FormatError
-from tdx import der
 
 SGX_EXTENSION = bytes.fromhex("2a864886f84d010d01")
 """1.2.840.113741.1.13.1 as OID content; the parts of the extension are below it."""
 _COMPONENTS = 16
 _PCESVN = 17
 _CPUSVN = 18
+_TITLE = "SGX extension"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,13 @@ class Platform:
 
 def parse_extension(value: bytes) -> Platform:
     """The platform in the extension's value (DER). Parts we don't need are skipped. Raises FormatError."""
-    parts = _by_number(der.only(value, der.SEQUENCE), b"")
-    tcb = _by_number(_part(parts, 2, der.SEQUENCE), b"\x02")
-    components = tuple(_svn(tcb, number, 8) for number in range(1, _COMPONENTS + 1))
+    whole = Reader(value, _TITLE)
+    parts = _by_number(whole.inside(der.SEQUENCE), b"")
+    whole.finish()
+    tcb = _by_number(_part(parts, 2).inside(der.SEQUENCE), b"\x02")
     return Platform(
         ppid=_octets(parts, 1, 16),
-        components=components,
+        components=tuple(_svn(tcb, number, 8) for number in range(1, _COMPONENTS + 1)),
         pcesvn=_svn(tcb, _PCESVN, 16),
         cpusvn=_octets(tcb, _CPUSVN, 16),
         pceid=_octets(parts, 3, 2),
@@ -56,36 +59,34 @@ def parse_extension(value: bytes) -> Platform:
     )
 
 
-def _by_number(content: bytes, below: bytes) -> dict[int, tuple[int, bytes]]:
-    """SEQUENCE OF { OID, value }: the OID's last number to (tag, content)."""
-    found: dict[int, tuple[int, bytes]] = {}
-    for tag, entry in der.children(content):
-        pair = der.children(entry)
-        if tag != der.SEQUENCE or len(pair) != 2 or pair[0][0] != der.OID:
-            raise FormatError("SGX extension is not a list of pairs", record="SGX extension")
-        arc, number = pair[0][1][:-1], pair[0][1][-1]
-        if arc != SGX_EXTENSION + below or number in found:
-            raise FormatError(f"SGX extension has an unexpected part {pair[0][1].hex()}", record="SGX extension")
-        found[number] = pair[1]
+def _by_number(pairs: Reader, below: bytes) -> dict[int, Reader]:
+    """SEQUENCE OF { OID, value }: the OID's last number to a reader that stands before the value."""
+    found: dict[int, Reader] = {}
+    for pair in pairs.each(der.SEQUENCE):
+        oid = pair.content(der.OID)
+        arc, number = oid[:-1], oid[-1:]
+        if arc != SGX_EXTENSION + below or number[0] in found:
+            raise pair.error(f"unexpected part {oid.hex()}")
+        found[number[0]] = Reader(pair.data, _TITLE, pair.at, pair.end)
+        pair.skip()
     return found
 
 
-def _part(parts: dict[int, tuple[int, bytes]], number: int, tag: int) -> bytes:
-    got = parts.get(number)
-    if got is None or got[0] != tag:
-        raise FormatError(f"SGX extension: part {number} is missing or of a wrong type", record="SGX extension")
-    return got[1]
+def _part(parts: dict[int, Reader], number: int) -> Reader:
+    if number not in parts:
+        raise FormatError(f"{_TITLE}: part {number} is missing", record=_TITLE)
+    return parts[number]
 
 
-def _octets(parts: dict[int, tuple[int, bytes]], number: int, size: int) -> bytes:
-    value = _part(parts, number, der.OCTET_STRING)
+def _octets(parts: dict[int, Reader], number: int, size: int) -> bytes:
+    value = _part(parts, number).content(der.OCTET_STRING)
     if len(value) != size:
-        raise FormatError(f"SGX extension: part {number} has {len(value)} bytes, not {size}", record="SGX extension")
+        raise FormatError(f"{_TITLE}: part {number} has {len(value)} bytes, not {size}", record=_TITLE)
     return value
 
 
-def _svn(parts: dict[int, tuple[int, bytes]], number: int, bits: int) -> int:
-    value = der.integer(_part(parts, number, der.INTEGER))
+def _svn(parts: dict[int, Reader], number: int, bits: int) -> int:
+    value = _part(parts, number).integer()
     if value >> bits:
-        raise FormatError(f"SGX extension: SVN {number} has more than {bits} bits", record="SGX extension")
+        raise FormatError(f"{_TITLE}: SVN {number} has more than {bits} bits", record=_TITLE)
     return value

@@ -13,11 +13,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.core import der
 from agent.core.canonical import shown
 from agent.core.errors import FormatError, Oversized, UsageError
 from agent.core.model import Endorsements
 from agent.verify.files import read_file
-from snp import certtable, der
+from snp import certtable
 
 MAX_FILES = 256
 MAX_FILE = 1 << 20

@@ -29,8 +29,8 @@ from agent.core.errors import (
 )
 from agent.core.model import Check, Endorsements, ReportData, Tee, TrustAnchor, Verified
 from agent.core.policy import TCB_ORDER, Floor, Policy, evaluate, evaluate_floor, renumbered
+from agent.core.x509 import subject_public_key_info
 from agent.verify.endorsements import certificates_in_pem
-from snp import der
 
 MAX_BYTES = 1 << 20
 """Longest evidence that is read; the parsers have closer bounds of their own."""
@@ -233,9 +233,4 @@ def _key_digest(certificate: bytes) -> bytes:
 
 
 def _spki_sha256(certificate: bytes) -> bytes:
-    body = der.Reader(certificate, "certificate").inside(der.SEQUENCE).inside(der.SEQUENCE)
-    body.element(der.CONTEXT_0)
-    body.integer()
-    for _ in ("signature", "issuer", "validity", "subject"):
-        body.element(der.SEQUENCE)
-    return hashlib.sha256(body.element(der.SEQUENCE)).digest()
+    return hashlib.sha256(subject_public_key_info(certificate)).digest()

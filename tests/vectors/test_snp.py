@@ -129,7 +129,7 @@ def test_leaf_certificates_say_what_is_stated(folder: Path) -> None:
 def test_a_fake_root_is_accepted_only_when_added_by_name(folder: Path) -> None:
     bag = endorsements(folder)
     root = certs.parse_certificate(bag.certificates[2])
-    added = TrustAnchor("by hand", root.spki_sha256())
+    added = TrustAnchor("by hand", root.spki_sha256)
     verified = verify(report_of(folder), bag, (*GENUINE, added), moment(folder))
     assert verified.added_root
     assert verified.root == added
@@ -167,7 +167,7 @@ def test_the_vcek_of_another_tcb_does_not_verify(folder: Path) -> None:
 def test_all_genuine_roots_are_the_pinned_ones(folder: Path) -> None:
     roots = {name: vectors.ROOT / "roots" / f"amd-ark-{name}.pem" for name in ("milan", "genoa", "turin")}
     found = [certs.parse_certificate(der(path)) for path in roots.values()]
-    assert [(cert.common_name, cert.spki_sha256()) for cert in found] == [(a.name, a.spki_sha256) for a in GENUINE]
+    assert [(cert.common_name, cert.spki_sha256) for cert in found] == [(a.name, a.spki_sha256) for a in GENUINE]
     assert all(certs.signed_by(cert, cert) for cert in found)
 
 

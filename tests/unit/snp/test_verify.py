@@ -128,7 +128,7 @@ SPOILT: list[tuple[str, Callable[[World], World], type[VerificationError], int, 
     ("no extensions", spoilt_leaf(extensions=()), ChainInvalid, 8, "incomplete"),
     ("level of two bytes", leaf_with(snp=256), ChainInvalid, 8, "more than one byte"),
     ("RSA leaf", spoilt_leaf(key="rsa"), ChainInvalid, 8, "P-384"),
-    ("unknown critical extension", spoilt_leaf(critical=True), ChainInvalid, 2, "critical and unknown"),
+    ("unknown critical extension", spoilt_leaf(critical=True), ChainInvalid, 2, "critical and not understood"),
 ]
 
 

@@ -1,12 +1,13 @@
-"""A strict DER reader, as much as AMD's certificates and CRLs need. Definite, shortest lengths; single-byte tags.
+"""A strict DER reader, as much as certificates and CRLs need. Definite, shortest lengths; single-byte tags.
 
-Why one of our own: VCEKs have serial number 0, which the certificate parser of the cryptography package warns about
-and means to refuse, and which can't be silenced thread by thread. It also keeps bits that no signature covers (outer
-lengths, unused bits) under our rules. Raises FormatError only. Source: ITU-T X.690, section 10.
+Why one of our own: bits that no signature covers (outer lengths, unused bits) must have one spelling only, and AMD's
+VCEKs have serial number 0, which the certificate parser of the cryptography package warns about and means to refuse.
+Raises FormatError only. Source: ITU-T X.690, section 10.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from agent.core.errors import FormatError
@@ -17,7 +18,7 @@ SEQUENCE, SET = 0x30, 0x31
 CONTEXT_0, CONTEXT_3 = 0xA0, 0xA3
 
 _STRINGS = {UTF8_STRING: "utf-8", PRINTABLE_STRING: "ascii", IA5_STRING: "ascii"}
-_TIMES = {UTC_TIME: (13, "%y%m%d%H%M%SZ"), GENERALIZED_TIME: (15, "%Y%m%d%H%M%SZ")}
+_TIMES = {UTC_TIME: 13, GENERALIZED_TIME: 15}
 
 
 class Reader:
@@ -38,6 +39,15 @@ class Reader:
         start = self._header(tag)
         return Reader(self.data, self.what, start, self.at)
 
+    def each(self, tag: int) -> Iterator[Reader]:
+        """Readers over elements with this tag up to the end; the caller must read each of them to its end."""
+        while self.at < self.end:
+            start = self._header(tag)
+            inner = Reader(self.data, self.what, start, self.at)
+            yield inner
+            if inner.at != inner.end:
+                inner.finish()
+
     def content(self, tag: int) -> bytes:
         """The content of the next element, which has this tag."""
         start = self._header(tag)
@@ -48,6 +58,10 @@ class Reader:
         start = self.at
         self._header(tag)
         return self.data[start : self.at]
+
+    def skip(self) -> None:
+        """Step over the next element, whatever it is."""
+        self._header(self.tag())
 
     def finish(self) -> None:
         """Nothing may be left."""
@@ -86,32 +100,34 @@ class Reader:
 
     def time(self) -> datetime:
         """A UTCTime or GeneralizedTime with seconds and Z."""
-        size, pattern = _TIMES.get(self.tag(), (0, ""))
+        size = _TIMES.get(self.tag(), 0)
         data = self.content(self.tag()) if size else b""
-        if len(data) != size or not data[:-1].isdigit():
+        if len(data) != size or data[-1:] != b"Z" or not data[:-1].isdigit():
             raise self.error("not a time in UTC with seconds")
+        year = int(data[:-11])
+        if size == _TIMES[UTC_TIME]:
+            year += 1900 if year >= 50 else 2000  # RFC 5280, 4.1.2.5.1
+        month, day, hour, minute, second = (int(data[at : at + 2]) for at in range(size - 11, size - 1, 2))
         try:
-            moment = datetime.strptime(data.decode("ascii"), pattern).replace(tzinfo=UTC)
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             raise self.error("not a date") from None
-        # RFC 5280, 4.1.2.5.1: two-digit years run from 1950 to 2049; strptime turns at 1969.
-        return moment.replace(year=moment.year - 100) if size == 13 and moment.year > 2049 else moment
 
     def error(self, problem: str) -> FormatError:
         return FormatError(f"{self.what}: {problem} (byte {self.at})", record=self.what, offset=self.at)
 
     def _header(self, tag: int) -> int:
         """Step over the next element; where its content starts."""
-        at, end = self.at, self.end
+        data, at, end = self.data, self.at, self.end
         if at + 2 > end:
             raise self.error("ends early")
-        if self.data[at] != tag:
-            raise self.error(f"tag 0x{self.data[at]:02x} where 0x{tag:02x} belongs")
-        size = self.data[at + 1]
+        if data[at] != tag:
+            raise self.error(f"tag 0x{data[at]:02x} where 0x{tag:02x} belongs")
+        size = data[at + 1]
         at += 2
         if size >= 0x80:
             count = size & 0x7F
-            size = int.from_bytes(self.data[at : at + count], "big")
+            size = int.from_bytes(data[at : at + count], "big")
             if not 1 <= count <= 3 or at + count > end or size < 0x80 or size >> 8 * (count - 1) == 0:
                 raise self.error("a length is not in its shortest form")
             at += count
@@ -119,3 +135,15 @@ class Reader:
             raise self.error("an element is longer than what holds it")
         self.at = at + size
         return at
+
+
+def dotted(oid: bytes) -> str:
+    """An OBJECT IDENTIFIER's content as people write it."""
+    numbers, value = [], 0
+    for octet in oid:
+        value = value << 7 | octet & 0x7F
+        if octet < 0x80:
+            numbers.append(value)
+            value = 0
+    first = min(numbers[0] // 40, 2) if numbers else 0
+    return ".".join(map(str, [first, numbers[0] - 40 * first, *numbers[1:]])) if numbers else "?"
