@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__, probe
+from agent.boot import report
 from agent.client import Client
 from agent.core.canonical import rfc3339
 from agent.core.config import Config
@@ -26,10 +27,11 @@ SERVICE_SECONDS = 5.0
 
 
 def gather(config: Config, at: datetime) -> dict[str, Any]:
-    """``{version, at, config, tee, initramfs, agent, service, volumes}``; raises nothing that a part of it raised.
+    """``{version, at, config, tee, initramfs, boot, agent, service, volumes}``; raises nothing that a part raised.
 
     ``agent`` is {state, reason, hint, status}, with the daemon's own document in ``status`` or None; ``service`` has
-    at least {state, url, version, reason, code}; ``tee`` is probe.describe's, ``volumes`` list_volumes'.
+    at least {state, url, version, reason, code}; ``tee`` is probe.describe's, ``boot`` agent.boot.report's
+    or None, ``volumes`` list_volumes'.
     """
     agent = _agent(config.daemon.runtime_dir / "agent.sock")
     return {
@@ -38,6 +40,7 @@ def gather(config: Config, at: datetime) -> dict[str, Any]:
         "config": config.source,
         "tee": probe.describe(config.evidence),
         "initramfs": asdict(initramfs_measured()),
+        "boot": report.read(),
         "agent": agent,
         "service": agent["status"]["service"] if agent["status"] else _service(config),
         "volumes": [asdict(volume) for volume in list_volumes(config.volumes)],

@@ -89,17 +89,20 @@ class Report:
     def load(cls) -> Report:
         """What the step before left, an empty report without one."""
         document = read()
-        if document is None:
-            return cls()
-        volumes = [Outcome(**volume) for volume in document.pop("volumes")]
-        return cls(**{**document, "volumes": volumes})
+        return cls() if document is None else _parsed(document)
 
 
-def read(path: Path = PATH) -> dict[str, Any] | None:
-    """The file as it stands, for those who only show it; None where there is none, or none to be read."""
+def read(path: Path | None = None) -> dict[str, Any] | None:
+    """The fields of Report as they stand in the file (PATH); None where there is none, or something else."""
     try:
-        with path.open("rb") as file:
-            document = json.loads(file.read(MAX_BYTES))
-    except (OSError, ValueError):
+        with (path or PATH).open("rb") as file:
+            return asdict(_parsed(json.loads(file.read(MAX_BYTES))))
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
-    return document if isinstance(document, dict) else None
+
+
+def _parsed(document: dict[str, Any]) -> Report:
+    """Raises TypeError, LookupError or ValueError for what is no report."""
+    volumes = [Outcome(**volume) for volume in document["volumes"]]
+    timeline = {name: float(at) for name, at in dict(document["timeline"]).items()}
+    return Report(**{**document, "volumes": volumes, "timeline": timeline})

@@ -32,6 +32,7 @@ def judge(facts: Facts, at: datetime) -> tuple[Finding, ...]:
     return (
         _tee(facts["tee"]),
         _initramfs(facts["initramfs"]),
+        *_boot(facts.get("boot")),
         *_agent(facts["agent"], at),
         _service(facts["service"]),
         *(_volume(volume) for volume in facts["volumes"]),
@@ -81,6 +82,26 @@ def _initramfs(measured: Facts) -> Finding:
     return Finding(
         "initramfs measured", states.get(measured["state"], "note"), f"{measured['state']}: {measured['reason']}"
     )
+
+
+def _boot(boot: Facts | None) -> Iterator[Finding]:
+    """What early boot left; nothing where it had nothing to open."""
+    if boot is None or boot["outcome"] == "idle":
+        return
+    typed = [volume for volume in boot["volumes"] if volume["how"] == "passphrase"]
+    for volume in typed:
+        pinned = "" if volume["pinned"] else "; the volume is not pinned, so nothing shows that it is yours"
+        text = f"{volume['name']} was opened by a typed passphrase{pinned}. Attestation failed: {volume['message']}"
+        yield Finding("boot", "PROBLEM", text, f"[{volume['code']}] {volume['hint']}".rstrip())
+    names = ", ".join(volume["name"] for volume in boot["volumes"] if volume["how"] == "attestation")
+    if names:
+        times = boot["timeline"]
+        took = f", {times['mapped'] - times['network']:.1f} s after the network" if "network" in times else ""
+        yield Finding("boot", "ok", f"{names} opened by attestation{'' if typed else took}")
+    if not boot["root"]:
+        yield Finding("boot", "note", "root was not checked to lie on a volume opened in this boot ([boot] root_check)")
+    for notice in boot["notices"]:
+        yield Finding("boot", "note", notice)
 
 
 def _agent(agent: Facts, at: datetime) -> Iterator[Finding]:

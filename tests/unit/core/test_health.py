@@ -138,3 +138,38 @@ def test_without_permission_the_agent_is_a_note() -> None:
 )
 def test_age(seconds: float, words: str) -> None:
     assert age(seconds) == words
+
+
+OPENED = {"name": "root", "how": "attestation", "pinned": False, "code": "", "message": "", "hint": ""}
+BOOT: dict[str, Any] = {
+    "outcome": "unlocked",
+    "timeline": {"network": 8.5, "mapped": 10.25},
+    "volumes": [OPENED],
+    "notices": [],
+    "root": ["root"],
+}
+
+
+def boot_findings(**changes: Any) -> list[tuple[str, str, str]]:
+    findings = judge({**GOOD, "boot": {**BOOT, **changes}}, AT)
+    return [(f.state, f.text, f.hint) for f in findings if f.subject == "boot"]
+
+
+def test_an_unattended_boot_is_fine() -> None:
+    assert boot_findings() == [("ok", "root opened by attestation, 1.8 s after the network", "")]
+    assert not [f for f in judge({**GOOD, "boot": None}, AT) if f.subject == "boot"]
+    assert boot_findings(outcome="idle") == []
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_typed_passphrase_is_a_problem_and_says_why(pinned: bool) -> None:
+    typed = {**OPENED, "how": "passphrase", "pinned": pinned, "code": "transport.refused", "message": "no answer"}
+    ((state, text, hint),) = boot_findings(volumes=[typed])
+    assert (state, hint) == ("PROBLEM", "[transport.refused]")
+    assert "no answer" in text
+    assert ("not pinned" in text) is not pinned
+
+
+def test_an_unchecked_root_and_notices_are_noted() -> None:
+    states = [state for state, _, _ in boot_findings(root=[], notices=["an added root of trust"])]
+    assert states == ["ok", "note", "note"]
