@@ -182,12 +182,20 @@ def _problems(scenario: Scenario, played: Played, person: Person) -> list[str]:
 def _wrong_facts(scenario: Scenario, report: dict[str, Any]) -> list[str]:
     found = []
     for path, wanted in scenario.facts.items():
-        have: Any = report
-        for step in path.split("."):
-            have = have.get(step) if isinstance(have, dict) else None
+        have = _at(report, path)
         if have != wanted:
             found.append(f"{path} is {have!r}, not {wanted!r}")
     return found
+
+
+def _at(report: Any, path: str) -> Any:
+    """What is at a dotted path, list items by number; None where the path ends early."""
+    for step in path.split("."):
+        if isinstance(report, list):
+            report = dict(enumerate(report)).get(int(step))
+        else:
+            report = report.get(step) if isinstance(report, dict) else None
+    return report
 
 
 def _bundle_problems(scenario: Scenario, facts: dict[str, Any]) -> list[str]:

@@ -47,8 +47,16 @@ class Scenario:
 
 
 BOOTED = {"root.mapped": "root", "root.kind": "CRYPT", "root.on": ["root-disk"], "login.getty": "active"}
+OPENED = {
+    **BOOTED,
+    "boot.report.outcome": "unlocked",
+    "boot.report.root": ["root"],
+    "boot.mode": "644",
+    "boot.headers_left": [],
+}
+TYPED = {**OPENED, "boot.report.volumes.0.how": "passphrase"}
 
-ATTESTED = {**BOOTED, "boot.report.outcome": "unlocked", "boot.report.code": "", "boot.mode": "644"}
+ATTESTED = {**OPENED, "boot.report.volumes.0.how": "attestation", "boot.report.volumes.0.code": ""}
 STOPPED = ("halted",)
 _NO_PROMPT = ("Passphrase of root", "unlock disk root", "(initramfs)", "login:")
 """What a machine that must not boot shows at no time: a prompt of ours or of cryptsetup's, a shell, a login."""
@@ -70,7 +78,6 @@ SCENARIOS: dict[str, Scenario] = {
             "sign.stranger": "403",
             "sign.noise": ["200", "200", "200"],
             "sign.permitted_after_noise": "200",
-            "boot.left_in_run": [],
         },
         released=True,
         verifies_bundle=True,
@@ -92,7 +99,7 @@ SCENARIOS: dict[str, Scenario] = {
         types=(("this console is visible to the host", ""), ("Passphrase of root", "PASSPHRASE\n")),
         shows=("tee-agent: [transport",),
         never_shows=("unlock disk root",),
-        facts={**BOOTED, "boot.report.outcome": "unlocked"},
+        facts={**TYPED, "boot.report.volumes.0.code": "transport.deadline"},
     ),
     "tas-cut-off": Scenario(
         "packets to the service vanish: the deadline holds",
@@ -101,14 +108,14 @@ SCENARIOS: dict[str, Scenario] = {
         types=(("this console is visible to the host", ""), ("Passphrase of root", "PASSPHRASE\n")),
         shows=("tee-agent: [",),
         never_shows=("unlock disk root",),
-        facts={**BOOTED, "boot.report.outcome": "unlocked"},
+        facts=TYPED,
     ),
     "tas-refuses": Scenario(
         "the service's policy wants another measurement: no secret, the reason, our own prompt",
         service="refusing",
         types=(("tee-agent: [denied", ""), ("Passphrase of root", "PASSPHRASE\n")),
         never_shows=("unlock disk root",),
-        facts={**BOOTED, "boot.report.outcome": "unlocked"},
+        facts=TYPED,
         released=False,
     ),
     "fallback-halt": Scenario(
@@ -179,7 +186,7 @@ SCENARIOS: dict[str, Scenario] = {
         tee="genuine",
         probes=("root", "boot", "login", "status", "times"),
         types=(("tee-agent: [platform", ""), ("Passphrase of root", "PASSPHRASE\n")),
-        facts={**BOOTED, "boot.report.outcome": "unlocked"},
+        facts=TYPED,
         released=False,
     ),
     "purged": Scenario(

@@ -37,6 +37,7 @@ DAYS_KEPT = 14
 DEBS = Path(os.environ.get("TEE_AGENT_DEBS", BUILD))
 """Where our packages are. The variable is for trying packages that were built elsewhere."""
 _PACKAGES = {"tee-agent", "tee-agent-initramfs"}
+_PACKAGED = ("agent", "snp", "tdx", "initramfs", "systemd", "packaging")
 _SOURCES = ("agent", "sim", "snp", "tdx", "tas", "tests/vm/guest")
 _RECIPE = ("image.py", "simdisk.py", "tree.py", "world.py")
 
@@ -100,8 +101,8 @@ def world(flavour: str) -> World:
     folder = VM / f"world-{flavour}-{base.name.removeprefix('base-')}-{key}"
     with locked(f"world-{flavour}"):
         if not _usable(folder):
-            for old in VM.glob(f"world-{flavour}-*"):
-                shutil.rmtree(old)
+            for old in sorted(VM.glob(f"world-{flavour}-*/"), key=lambda path: path.stat().st_mtime)[:-1]:
+                shutil.rmtree(old)  # the newest stays, for somebody may be booting it
             fresh = VM / f"unfinished-{flavour}"
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
@@ -111,10 +112,16 @@ def world(flavour: str) -> World:
 
 
 def debs() -> list[Path]:
-    """Our packages, as `make deb` left them under build/. Raises HarnessError."""
+    """Our packages, as `make deb` left them under build/, of the sources as they are. Raises HarnessError."""
     found = {path.name.split("_")[0]: path for path in sorted(DEBS.glob("*.deb"))}
     if not found.keys() >= _PACKAGES:
         raise HarnessError(f"{DEBS} has no {', '.join(sorted(_PACKAGES - found.keys()))}: run make deb first")
+    files = (path for name in _PACKAGED for path in (REPOSITORY / name).rglob("*") if "__pycache__" not in path.parts)
+    changed = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_mtime)
+    if DEBS == BUILD and changed.stat().st_mtime > min(path.stat().st_mtime for path in found.values()):
+        raise HarnessError(
+            f"{changed.relative_to(REPOSITORY)} is newer than the packages in build/: run make deb first"
+        )
     return [found[name] for name in sorted(_PACKAGES)]
 
 

@@ -30,7 +30,9 @@ MARKS = Path("/run/vm-marks")
 UNITS = {
     "login": "serial-getty@ttyS0.service",
     "socket": "tee-agent.socket",
-    "READY": "tee-agent.service",
+    "quoter": "tee-agent-quoter.service",
+    "fetcher": "tee-agent-fetcher.service",
+    "READY": "tee-agent-signer.service",
     "multi-user": "multi-user.target",
 }
 Facts = dict[str, Any]
@@ -64,14 +66,21 @@ def serial(disk: str) -> str:
 def boot_facts() -> Facts:
     """What early boot left, and what of the machine's boot only the kernel and systemd know."""
     mode = f"{BOOT_REPORT.stat().st_mode & 0o7777:o}" if BOOT_REPORT.exists() else ""
-    left = sorted(str(path) for path in Path("/run").glob("tee-agent*/**/*") if path.is_file())
     return {
         "report": json.loads(BOOT_REPORT.read_text()) if BOOT_REPORT.exists() else None,
         "mode": mode,
-        "left_in_run": left,
+        "headers_left": [str(path) for path in Path("/run").rglob("*") if is_header(path)],
         "cmdline": Path("/proc/cmdline").read_text().strip(),
         "tsm": Path("/sys/kernel/config/tsm/report").is_dir(),
     }
+
+
+def is_header(path: Path) -> bool:
+    """Whether it is a copy of a LUKS header."""
+    if not path.is_file() or "simulator" in path.parts:
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"LUKS"
 
 
 def times() -> Facts:
