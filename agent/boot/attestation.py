@@ -1,7 +1,7 @@
 """Secrets by attestation, as early boot fetches them: the wrapping key made while the network comes up.
 
-The network is waited for by the first fetch, so headers are judged before; a network that did not come up fails every
-fetch alike.
+The network is waited for by the first fetch, so headers are judged and the TEE is found before; a network that did
+not come up fails every fetch alike.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Secrets:
     def fetch(self, policy_id: str, deadline: ports.Deadline) -> Secret:
         """The secret of ``policy_id``. Raises what TasClient.fetch_secret raises, and TransportError."""
         tas = session.required(self._config)
-        self._await_network(deadline)
         self._client = self._client or self._open()
+        self._await_network(deadline)
         limit = Deadline(min(tas.deadline_seconds, deadline.remaining()), "secret from the attestation service")
         secret = self._client.fetch_secret(policy_id, limit)
         self._report.mark("secret")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.core.errors import DeadlineExceeded, PlatformError, TeeAgentError
+from agent.core.errors import PlatformError
 from agent.core.model import Secret
 from agent.core.ports import Deadline
 
@@ -80,11 +80,6 @@ def _silent(fd: int) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSAFLUSH, before)
-
-
-def reason(error: TeeAgentError) -> str:
-    """An error's message, with what timed out named as such."""
-    return f"gave up: {error.message}" if isinstance(error, DeadlineExceeded) else error.message
 
 
 def _one_line(text: str) -> str:

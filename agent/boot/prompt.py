@@ -32,7 +32,8 @@ def open_typed(
         volume = Volume(config, device, deadline)
         header = volume.header()
         pinned = pin.verify(config, header)
-        say(cause.code, f"volume {config.name}: {cause.message}", cause.hint)
+        place = "" if f"volume {config.name}" in cause.message else f"volume {config.name}: "
+        say(cause.code, place + cause.message, cause.hint)
         if not pinned:
             say("unpinned", f"volume {config.name}: nothing shows that this disk is yours (volume_key is not set)")
         for number in range(1, TRIES + 1):
