@@ -102,7 +102,7 @@ class DaemonConfig:
     allow_groups: tuple[str, ...] = ("tee-agent",)
     allow_users: tuple[str, ...] = ()
     signer_user: str = "tee-agent"
-    fetcher_user: str = "tee-agent"
+    fetcher_user: str = "tee-agent-fetcher"
     audience: str = ""
     key_lifetime_seconds: int = 86_400
     challenge_batch_max: int = 4096

@@ -7,14 +7,16 @@ goes into the statement of the signer's next key: a lower bound for its age that
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from agent.core.canonical import rfc3339
-from agent.core.config import Config
+from agent.core.config import Config, TasConfig
 from agent.core.errors import TeeAgentError
 from agent.core.model import Nonce
 from agent.core.ports import Deadline as AnyDeadline
@@ -35,6 +37,10 @@ INTERVAL_SECONDS = 300.0
 RETRY_SECONDS = 15.0
 """First pause after a failure; it doubles up to the interval."""
 JITTER = 0.2
+CREDENTIAL = "tas-api-key"
+"""Name of the API key among the credentials of the unit (systemd.exec(5), LoadCredential)."""
+_EMPTY_BYTES = 1
+"""What the unit hands over where there is no such file: a credential can't be empty."""
 
 Check = Callable[[AnyDeadline], tuple[str, Nonce]]
 """Asks the service for its version and a nonce."""
@@ -84,12 +90,21 @@ def start(config: Config, *, supervised: bool) -> int:
 def _open(config: Config) -> Check | None:
     if config.tas is None:
         return None
+    config = replace(config, tas=with_credential(config.tas))
     client = open_tas(config, quotes=RemoteQuoter(socket_path(config.daemon.runtime_dir, QUOTER)))
 
     def check(deadline: AnyDeadline) -> tuple[str, Nonce]:
         return client.version(deadline), client.nonce(deadline)
 
     return check
+
+
+def with_credential(tas: TasConfig) -> TasConfig:
+    """With the unit's copy of the API key where the file itself is root's alone, as it may be."""
+    handed = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), CREDENTIAL)
+    if os.access(tas.api_key_file, os.R_OK) or not handed.is_file() or handed.stat().st_size <= _EMPTY_BYTES:
+        return tas
+    return replace(tas, api_key_file=handed)
 
 
 def run(config: Config, open_check: Callable[[], Check | None], *, supervised: bool) -> int:

@@ -44,7 +44,8 @@ class Service:
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket) -> None:
-        self._server = await asyncio.start_unix_server(self._connected, sock=sock)
+        # Not start_unix_server: from Python 3.13 on it unlinks the socket at the end, be it the service manager's.
+        self._server = await asyncio.start_server(self._connected, sock=sock)
 
     async def stop(self) -> None:
         """No new connections; those under way end first."""

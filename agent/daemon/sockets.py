@@ -1,12 +1,14 @@
 """The sockets of the runtime folder: one owner each, stale ones replaced safely, nobody else able to swap them.
 
 A lock file beside each socket says whether its owner lives; only who holds the lock removes the socket that was
-left. Sockets are 0666: who may speak is decided by what the kernel says of the peer (agent.daemon.peers), so that a
+left, and only if nobody listens behind it, for a service manager's socket has no lock (agent.daemon.activation).
+Sockets are 0666: who may speak is decided by what the kernel says of the peer (agent.daemon.peers), so that a
 member of a supplementary group gets in and others get a clear answer instead of EACCES.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.errors import ConfigError, Conflict, PermissionMissing
+from agent.daemon import activation
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a client with a timeout gets EAGAIN beyond, not patience."""
@@ -26,7 +29,7 @@ MAX_PATH = 107
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A bound, listening socket and the lock that makes it ours as long as the process lives."""
+    """A bound, listening socket and the lock that makes it ours as long as the process lives (-1: handed to us)."""
 
     sock: socket.socket
     lock: int
@@ -49,9 +52,14 @@ def prepare(folder: Path) -> None:
 
 
 def listen(folder: Path, name: str) -> Listener:
-    """``folder/name.sock``, listening. Raises Conflict when its owner lives, ConfigError, PermissionMissing."""
+    """``folder/name.sock``, listening: the service manager's if it handed one over, else made here.
+
+    Raises Conflict when its owner lives, ConfigError, PermissionMissing.
+    """
     prepare(folder)
     path = folder / f"{name}.sock"
+    if handed := activation.take(path):
+        return Listener(handed, -1, path)
     if len(os.fsencode(path)) > MAX_PATH:
         raise ConfigError(f"daemon.runtime_dir: {path} is longer than {MAX_PATH} bytes")
     lock = _lock(folder / f"{name}.lock", path)
@@ -103,10 +111,16 @@ def _lock(path: Path, what: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise Conflict(
-            f"{what} is served already", hint="another tee-agent daemon runs: stop it first", code="conflict.running"
-        ) from error
+        raise _served(what) from error
     return lock
+
+
+def _served(path: Path) -> Conflict:
+    return Conflict(
+        f"{path} is served already",
+        hint="another tee-agent daemon runs: stop it first (systemctl stop tee-agent.target)",
+        code="conflict.running",
+    )
 
 
 def _remove_stale(path: Path) -> None:
@@ -116,4 +130,17 @@ def _remove_stale(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise Conflict(f"{path} is in the way and is not a socket", hint="remove it")
+    if _answers(path):
+        raise _served(path)
     path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            # Anything else, such as a full queue, is somebody's.
+            return error.errno not in (errno.ECONNREFUSED, errno.EPROTOTYPE, errno.ENOENT)
+    return True

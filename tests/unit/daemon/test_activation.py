@@ -1,0 +1,135 @@
+"""Sockets and credentials that a service manager hands over, and its sockets against a daemon started by hand."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agent.core.config import TasConfig
+from agent.core.errors import ConfigError, Conflict
+from agent.daemon import activation, fetcher, sockets
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A listening socket at tmp_path/a.sock, with a copy handed over as the first descriptor."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(tmp_path / "a.sock"))
+        sock.listen(8)
+        hand_over(monkeypatch, sock)
+        yield sock
+
+
+def hand_over(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket, *, count: str = "1", pid: int | None = None
+) -> None:
+    monkeypatch.setattr(activation, "FIRST", os.dup(sock.fileno()))
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid() if pid is None else pid))
+    monkeypatch.setenv("LISTEN_FDS", count)
+    monkeypatch.setenv("LISTEN_FDNAMES", "a.socket")
+
+
+def test_the_socket_is_taken_once_and_children_see_nothing_of_it(manager: socket.socket, tmp_path: Path) -> None:
+    listener = sockets.listen(tmp_path, "a")
+    with listener.sock:
+        assert listener.lock == -1
+        assert listener.sock.getsockname() == str(tmp_path / "a.sock")
+        assert not listener.sock.get_inheritable()
+        assert not {name for name in os.environ if name.startswith("LISTEN_")}
+        assert activation.take(tmp_path / "a.sock") is None
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(tmp_path / "a.sock"))
+            listener.sock.accept()[0].close()
+    assert not (tmp_path / "a.lock").exists()
+
+
+def test_what_was_meant_for_another_process_is_not_ours(
+    manager: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.close(activation.FIRST)
+    hand_over(monkeypatch, manager, pid=1)
+    assert activation.take(tmp_path / "a.sock") is None
+    os.close(activation.FIRST)
+
+
+@pytest.mark.parametrize("count", ["", "0", "2", "one"])
+def test_one_socket_and_no_other_number(
+    count: str, manager: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LISTEN_FDS", count)
+    with pytest.raises(ConfigError, match="instead of one"):
+        activation.take(tmp_path / "a.sock")
+    os.close(activation.FIRST)
+
+
+def test_a_socket_of_another_place_is_refused(manager: socket.socket, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"b\.sock"):
+        activation.take(tmp_path / "b.sock")
+
+
+def test_a_socket_that_does_not_listen_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(tmp_path / "a.sock"))
+        hand_over(monkeypatch, sock)
+        with pytest.raises(ConfigError):
+            activation.take(tmp_path / "a.sock")
+
+
+def test_a_socket_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        hand_over(monkeypatch, sock)
+        with pytest.raises(ConfigError):
+            activation.take(tmp_path / "a.sock")
+
+
+def test_a_file_is_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        monkeypatch.setattr(activation, "FIRST", os.dup(file.fileno()))
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        with pytest.raises(ConfigError, match="no socket"):
+            activation.take(tmp_path / "a.sock")
+        os.close(activation.FIRST)
+
+
+def test_a_daemon_by_hand_leaves_the_manager_s_socket_alone(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(tmp_path / "a.sock"))
+        sock.listen(0)
+        with pytest.raises(Conflict):
+            sockets.listen(tmp_path, "a")
+        sockets.remove(tmp_path, "a")
+        # By now its queue is full: somebody's all the same.
+        with pytest.raises(Conflict):
+            sockets.listen(tmp_path, "a")
+        assert (tmp_path / "a.sock").is_socket()
+    listener = sockets.listen(tmp_path, "a")
+    with closing(listener.sock):
+        os.close(listener.lock)
+
+
+def tas(path: Path) -> TasConfig:
+    return TasConfig("https://tas.example", (), path)
+
+
+def test_the_unit_s_copy_of_the_key_where_the_file_can_t_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "tas-api-key"
+    missing = tas(tmp_path / "missing")
+    assert fetcher.with_credential(missing) == missing
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert fetcher.with_credential(missing) == missing
+    given.write_text("\n")
+    assert fetcher.with_credential(missing) == missing
+    given.write_text("key\n")
+    assert fetcher.with_credential(missing) == tas(given)
+    (tmp_path / "readable").touch()
+    assert fetcher.with_credential(tas(tmp_path / "readable")) == tas(tmp_path / "readable")
