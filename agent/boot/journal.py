@@ -1,4 +1,4 @@
-"""Early boot's account, said once to the journal: outcome, each volume, and what took how long.
+"""Early boot's account, said once to the journal of the running system: outcome, each volume, and what took how long.
 
 Standard error of a unit: "<N>" in front of a line is its priority (sd-daemon(3)).
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from agent.boot import report
 from agent.core.canonical import printable
 
 NOTICE, WARNING, ERROR = 5, 4, 3
+UNREADABLE = 65
 
 
 def lines(document: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
@@ -34,15 +36,12 @@ def _reason(part: Mapping[str, Any]) -> str:
     return f": [{part['code']}] {part.get('message', '')}{hint}" if part.get("code") else ""
 
 
-def main() -> int:
-    document = report.read()
+def main(path: Path = report.PATH) -> int:
+    """Writes the account in ``path`` to standard error. Returns the exit status: 65 when there is none to be read."""
+    document = report.read(path)
     if document is None:
-        sys.stderr.write(f"<{WARNING}>{report.PATH} can't be read\n")
-        return 65
+        sys.stderr.write(f"<{WARNING}>{path} can't be read\n")
+        return UNREADABLE
     for priority, text in lines(document):
         sys.stderr.write(f"<{priority}>{printable(text)}\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
