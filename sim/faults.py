@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.core.errors import UsageError
-from sim.kernel import Made, failure
+from sim.kernel import Device, Made, failure
 
 ALWAYS = -1
 """COUNT for ``*``."""
@@ -127,15 +127,8 @@ class Faults:
             self._sleep(due[0].value)
 
 
-class Hardware(Protocol):
+class Hardware(Device, Protocol):
     """A simulated TEE below the driver: privilege levels and REPORT_DATA in, blobs out."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def privlevel_floor(self) -> int | None: ...
-    @property
-    def has_auxblob(self) -> bool: ...
 
     def report(self, report_data: bytes, privlevel: int, *, debug: bool) -> Made: ...
 

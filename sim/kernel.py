@@ -24,8 +24,8 @@ class Made:
     auxblob: bytes = b""
 
 
-class Provider(Protocol):
-    """What a guest driver registers. ``privlevel_floor`` None: the driver shows no privilege level (TDX)."""
+class Device(Protocol):
+    """What a TEE is to its driver. ``privlevel_floor`` None: the driver shows no privilege level (TDX)."""
 
     @property
     def name(self) -> str: ...
@@ -33,6 +33,10 @@ class Provider(Protocol):
     def privlevel_floor(self) -> int | None: ...
     @property
     def has_auxblob(self) -> bool: ...
+
+
+class Provider(Device, Protocol):
+    """What a guest driver registers."""
 
     def report(self, inblob: bytes, privlevel: int) -> Made:
         """A report over ``inblob``. Raises OSError as the driver would."""

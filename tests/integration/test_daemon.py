@@ -39,7 +39,7 @@ NONCE = bytes(range(32))
 def daemon(request: pytest.FixtureRequest, pki_state: Path) -> Iterator[Daemon]:
     with (
         open_folder() as folder,
-        running_simulator(request.param, folder, pki_state / request.param) as simulator,
+        running_simulator(request.param, folder, pki_state) as simulator,
         running_daemon(simulator, folder, audience="rp.example") as running,
     ):
         yield running

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.fuse
 
 @pytest.fixture(scope="module")
 def simulator(pki_state: Path) -> Iterator[Simulator]:
-    with open_folder() as folder, running_simulator("snp", folder, pki_state / "snp") as running:
+    with open_folder() as folder, running_simulator("snp", folder, pki_state) as running:
         yield running
 
 

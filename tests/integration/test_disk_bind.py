@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, Never
 
@@ -29,16 +28,6 @@ from tests.support.luks import PASSPHRASE, SECRET, asking, fetching, metadata, o
 
 FETCH = fetching()
 pytestmark = luks.needs_cryptsetup
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return luks.make_image(tmp_path_factory.mktemp("luks") / "template.img")
-
-
-@pytest.fixture
-def image(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(template, tmp_path / "data.img"))
 
 
 def deadline() -> Deadline:

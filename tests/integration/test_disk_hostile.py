@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Never
@@ -23,22 +22,11 @@ from agent.disk import unlock as unlocking
 from agent.disk.unlock import Opened
 from agent.disk.volume import Fetch
 from tests.support import luks
-from tests.support.luks import PASSPHRASE, SECRET, asking, fetching, metadata, opens, volume
+from tests.support.luks import PASSPHRASE, SECRET, Change, asking, at, fetching, metadata, opens, volume
 
 FETCH = fetching()
 HEADER_BYTES = 32768
-Change = Callable[[dict[str, Any]], None]
 pytestmark = luks.needs_cryptsetup
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return luks.make_image(tmp_path_factory.mktemp("luks") / "template.img")
-
-
-@pytest.fixture
-def image(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(template, tmp_path / "data.img"))
 
 
 @pytest.fixture
@@ -67,15 +55,6 @@ def bind(image: Path, passphrase: bytes = PASSPHRASE) -> binding.Bound:
 
 def check(image: Path, fetch: Fetch = FETCH) -> Opened:
     return unlocking.test(volume(image), fetch=fetch, deadline=deadline())
-
-
-def at(*path: str, to: Any) -> Change:
-    def change(document: dict[str, Any]) -> None:
-        for key in path[:-1]:
-            document = document[key]
-        document[path[-1]] = to
-
-    return change
 
 
 HUGE = {"type": "argon2id", "time": 2**31, "memory": 2**31, "cpus": 4, "salt": luks.b64(bytes(32))}

@@ -69,21 +69,11 @@ else:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return luks.make_image(tmp_path_factory.mktemp("luks") / "template.img")
-
-
-@pytest.fixture(scope="session")
 def bound_template(template: Path) -> Path:
     image = template.with_name("bound.img")
     shutil.copy(template, image)
     bind(image)
     return image
-
-
-@pytest.fixture
-def image(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(template, tmp_path / "data.img"))
 
 
 @pytest.fixture

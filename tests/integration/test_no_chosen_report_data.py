@@ -112,7 +112,7 @@ def forbidden() -> set[str]:
 def recorder(pki_state: Path) -> Iterator[tuple[Daemon, Path]]:
     with open_folder() as folder:
         log, mount, export = folder / "report-data", folder / "tsm", folder / "endorsements"
-        words = ["--tee", "snp", "--mount", str(mount), "--state", str(pki_state / "snp"), "--export", str(export)]
+        words = ["--tee", "snp", "--mount", str(mount), "--state", str(pki_state), "--export", str(export)]
         words += ["--foreground", "--ready-fd", "1"]
         argv = [sys.executable, "-c", RECORDING, str(log), *words]
         with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:

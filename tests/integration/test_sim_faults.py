@@ -24,12 +24,6 @@ FOREVER = 100_000
 """Seconds of a stall that only the control socket, or the end of the simulator, can cut short."""
 
 
-@pytest.fixture(scope="module")
-def simulator(tmp_path_factory: pytest.TempPathFactory, pki_state: Path) -> Iterator[Simulator]:
-    with running_simulator("snp", tmp_path_factory.mktemp("sim"), pki_state) as running:
-        yield running
-
-
 @pytest.fixture
 def entry(simulator: Simulator) -> Iterator[Path]:
     path = simulator.mount / "entry"

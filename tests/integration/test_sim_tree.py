@@ -21,12 +21,6 @@ DATA = bytes(range(64))
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def simulator(tmp_path_factory: pytest.TempPathFactory, pki_state: Path) -> Iterator[Simulator]:
-    with running_simulator("snp", tmp_path_factory.mktemp("sim"), pki_state) as running:
-        yield running
-
-
 @pytest.fixture
 def entry(simulator: Simulator) -> Iterator[Path]:
     """An entry of its own; the faults of the test are forgotten afterwards."""

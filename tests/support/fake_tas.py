@@ -161,7 +161,10 @@ class FakeTas:
         lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
         while len(body) < int(headers.get("content-length", "0")):
-            body += connection.recv(65536)
+            chunk = connection.recv(65536)
+            if not chunk:
+                return None
+            body += chunk
         method, path, _ = lines[0].split(" ")
         request = Seen(method, path, headers, body)
         self.seen.append(request)

@@ -22,6 +22,8 @@ PASSPHRASE = b"correct horse"
 SECRET = bytes(range(32))
 POLICY = "policy-a"
 IMAGE_BYTES = 32 << 20
+Change = Callable[[dict[str, Any]], None]
+"""Of a LUKS2 document, in place."""
 CHEAP = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
 
 needs_cryptsetup = pytest.mark.skipif(shutil.which("cryptsetup") is None, reason="cryptsetup is not installed")
@@ -67,6 +69,17 @@ def fetching(secret: bytes = SECRET) -> Callable[[str, Deadline], Secret]:
 def asking(passphrase: bytes = PASSPHRASE) -> Callable[[], Secret]:
     """An ``ask`` that gives ``passphrase``."""
     return lambda: Secret(passphrase)
+
+
+def at(*path: str, to: Any) -> Change:
+    """The change that puts ``to`` at ``path``."""
+
+    def change(document: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = to
+
+    return change
 
 
 def metadata(path: Path) -> dict[str, Any]:

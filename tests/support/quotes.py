@@ -42,6 +42,21 @@ class FakeQuotes:
         return Evidence(Tee.SNP, hashlib.sha512(repr(asked).encode()).digest(), b"table", "fake")
 
 
+class NoOtherQuotes:
+    """The rest of agent.quoter.Quotes for one that only knows ``tas``: asking for it fails the test."""
+
+    def signing_key(
+        self, algorithm: str, use: str, spki: bytes, statement_digest: bytes, *, deadline: Deadline
+    ) -> Evidence:
+        raise AssertionError
+
+    def challenge_batch(self, tree_size: int, root: bytes, *, deadline: Deadline) -> Evidence:
+        raise AssertionError
+
+    def collect(self, nonce: bytes, *, deadline: Deadline) -> Evidence:
+        raise AssertionError
+
+
 def complete(evidence: Evidence) -> tuple[bytes, Endorsements]:
     """agent.daemon.keys.Complete without a vendor."""
     return evidence.blob, Endorsements()

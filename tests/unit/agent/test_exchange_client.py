@@ -28,13 +28,14 @@ from agent.core.ports import Deadline as AnyDeadline
 from agent.deadline import Deadline
 from agent.tas_client import TasClient
 from tests.support.clock import FakeClock
+from tests.support.quotes import NoOtherQuotes
 from tests.unit.agent.test_exchange import GCM, Reply, encoded, reply
 
 GOOD = reply(200, {"secret_key": encoded(GCM)})
 BUSY = reply(503, {"error": "busy"})
 
 
-class World:
+class World(NoOtherQuotes):
     """A client whose surroundings are all scripted."""
 
     def __init__(self, *secrets: Reply | TeeAgentError, config: dict[str, Any] | None = None) -> None:
@@ -84,17 +85,6 @@ class World:
             raise self.quote_errors.popleft()
         self.quoted.append(binding.tas(nonce, wrapping_key).value)
         return Evidence(Tee.SNP, self.quoted[-1])
-
-    def signing_key(
-        self, algorithm: str, use: str, spki: bytes, statement_digest: bytes, *, deadline: AnyDeadline
-    ) -> Evidence:
-        raise AssertionError
-
-    def challenge_batch(self, tree_size: int, root: bytes, *, deadline: AnyDeadline) -> Evidence:
-        raise AssertionError
-
-    def collect(self, nonce: bytes, *, deadline: AnyDeadline) -> Evidence:
-        raise AssertionError
 
 
 class Key:

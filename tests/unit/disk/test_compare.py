@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +10,7 @@ import pytest
 from agent.core.errors import HeaderTampered
 from agent.disk import compare
 from agent.disk.header import Header
-from tests.support.luks import b64, keyslot, sample_header, token_document
-
-Change = Callable[[dict[str, Any]], None]
+from tests.support.luks import Change, at, b64, keyslot, sample_header, token_document
 
 
 def later(header: Header, by: int = 1) -> Header:
@@ -64,15 +61,6 @@ def test_the_intended_edit_passes(change: Change, intended: dict[str, Any]) -> N
 def test_no_edit_is_not_the_intended_one(change: Change, intended: dict[str, Any]) -> None:
     with pytest.raises(HeaderTampered):
         compare.verify(sample_header(), later(sample_header()), **intended)
-
-
-def at(*path: str, to: Any) -> Change:
-    def change(document: dict[str, Any]) -> None:
-        for key in path[:-1]:
-            document = document[key]
-        document[path[-1]] = to
-
-    return change
 
 
 def foreign_slot(document: dict[str, Any]) -> None:
