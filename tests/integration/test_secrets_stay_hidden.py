@@ -22,7 +22,8 @@ class TracedWorld(World):
 
     def _traced(self, name: str) -> tuple[str, ...]:
         trace = self.folder / f"{name}.{len(list(self.folder.glob('*.trace')))}.trace"
-        return ("strace", "-f", "-qq", "-xx", "-v", "-s", "100000", "-e", "trace=execve", "-o", str(trace))
+        # -I2: SIGTERM ends it and what it runs; by default it would not listen.
+        return ("strace", "-I2", "-f", "-qq", "-xx", "-v", "-s", "100000", "-e", "trace=execve", "-o", str(trace))
 
     def agent(self, *words: str | Path, status: int = 0, stdin: bytes = b"") -> str:
         command = (*self._traced("agent"), BIN / "tee-agent", *words, "--config", self.config)
@@ -39,10 +40,12 @@ class TracedWorld(World):
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[TracedWorld]:
+def world(tmp_path: Path, pki_state: Path) -> Iterator[TracedWorld]:
     if shutil.which("strace") is None:
         pytest.fail("strace is needed: make test installs it")
     with ExitStack() as stack:
+        pki_state.mkdir(mode=0o700, exist_ok=True)
+        (tmp_path / "sim").symlink_to(pki_state)
         traced = TracedWorld("snp", tmp_path, stack)
         tmp_path.chmod(0o755)
         for parent in tmp_path.parents[:3]:
