@@ -19,6 +19,7 @@ from typing import Literal
 
 import agent
 from agent import settings
+from agent.admin import volumes
 from agent.boot import early
 from agent.core import ports
 from agent.core.config import Config
@@ -29,14 +30,22 @@ HOOK = Path("/usr/share/initramfs-tools/hooks/tee-agent")
 BOOT = Path("/boot")
 PRIVATE = Path("usr/lib/tee-agent")
 """Our code's place in the image."""
-MAX_FILE = 64 << 20
+SCRIPTS = {
+    **{f"usr/lib/tee-agent/{name}": f"usr/lib/tee-agent/initramfs/{name}" for name in ("boot", "network")},
+    **{
+        f"scripts/{step}/tee-agent": f"usr/share/initramfs-tools/scripts/{step}/tee-agent"
+        for step in ("local-top", "init-bottom", "panic")
+    },
+}
+"""Shell scripts: place in the image, place in the system."""
+MAX_FILE = 1 << 20
 SHOWN = 3
 _HASH_BASED = b"\x01\0\0\0"  # PEP 552: flags of a module checked by its source's hash, and then never
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """``state``, why in ``text``, and the names that the image's own crypttab has (None: not seen)."""
+    """``state``, why in ``text``, and the names of crypttab that early boot knows, or should (None: not seen)."""
 
     state: Literal["current", "stale", "not installed", "unknown"]
     text: str
@@ -84,11 +93,14 @@ def unpacked(image: Path, deadline: ports.Deadline) -> Iterator[Path]:
 
 def judge(main: Path, image: Path, kernel: str, config: Config, system: Path = Path("/")) -> Looked:
     """What the image unpacked at ``main`` is, for a ``system`` with this configuration."""
-    names = early.crypttab_names(main / "cryptroot/crypttab")
+    inside = early.crypttab_names(main / "cryptroot/crypttab")
+    asked = {entry.name for entry in volumes.entries(system / "etc/crypttab") if "initramfs" in entry.options}
+    names = inside | asked
     opened = early.chosen(config.volumes, names)
     if not opened:
         return Looked("current", f"{image}: no configured volume is opened in early boot", names)
-    found = list(differences(main, kernel, config, system))
+    found = [f"its crypttab has no {name}" for name in sorted(asked - inside)]
+    found += differences(main, kernel, config, system)
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         return Looked("stale", f"{image}: {', '.join(found[:SHOWN])}{more}", names)
@@ -105,16 +117,23 @@ def differences(main: Path, kernel: str, config: Config, system: Path) -> Iterat
         yield f"no modules of kernel {kernel}"
     named = (config.tas.api_key_file, config.tas.ca_file) if config.tas else ()
     for path in (Path(config.source), *named):
-        if path is not None and _content(main, path) != _content(system, path):
+        if path is not None and _content(main / _below(path)) != _content(system / _below(path)):
             yield f"{path} differs"
+    for inside, outside in SCRIPTS.items():
+        if _content(main / inside) != _content(system / outside):
+            yield f"{inside} differs"
     for module in sorted(main.rglob("*.pyc")):
         if problem := _module(module, main, system):
             yield problem
 
 
-def _content(root: Path, path: Path) -> bytes | None:
+def _below(path: Path) -> str:
+    return str(path).lstrip("/")
+
+
+def _content(path: Path) -> bytes | None:
     try:
-        return settings.read_bounded(root / str(path).lstrip("/"), MAX_FILE)
+        return settings.read_bounded(path, MAX_FILE)
     except ConfigError:
         return None
 
@@ -122,10 +141,10 @@ def _content(root: Path, path: Path) -> bytes | None:
 def _module(module: Path, main: Path, system: Path) -> str:
     """Why a compiled module is not that of the installed source, "" if it is."""
     place = module.relative_to(main).with_suffix(".py")
-    source = _source(place, system)
+    source, compiled = _source(place, system), _content(module)
     if source is None:
         return f"{place} is not installed any more"
-    head = module.read_bytes()[:16]
+    head = (compiled or b"")[:16]
     expected = importlib.util.MAGIC_NUMBER + _HASH_BASED + importlib.util.source_hash(source.read_bytes())
     return "" if head == expected else f"{place} differs"
 

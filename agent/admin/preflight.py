@@ -44,7 +44,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield Finding("volumes", "PROBLEM", "none configured: nothing is opened", "tee-agent setup --volume ...")
     for one in config.volumes:
         yield from _volume(config, one) if reached else (_not_tried(one),)
-    yield from _initramfs(config)
+    yield from initramfs(config)
 
 
 def _tee(config: Config) -> Finding:
@@ -123,7 +123,7 @@ def _fetch(config: Config) -> Fetch:
     return fetch
 
 
-def _initramfs(config: Config) -> Iterator[Finding]:
+def initramfs(config: Config) -> Iterator[Finding]:
     """What is opened in early boot must be in the initramfs as it is configured now."""
     looked = image.look(config, Deadline(inspect.IMAGE_SECONDS, "unpacking the initramfs"))
     names = looked.names if looked.names is not None else frozenset(entry.name for entry in volumes.entries())

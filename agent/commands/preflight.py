@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
         document = {"comes_back": good, "findings": [asdict(finding) for finding in found]}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     elif not (args.quiet and good):
-        verdict = "this machine would boot unattended" if good else "this machine would NOT boot unattended"
+        verdict = (
+            "this machine would boot unattended; next: reboot, then tee-agent status"
+            if good
+            else "this machine would NOT boot unattended"
+        )
         sys.stdout.write(screen(found) + verdict + "\n")
     return 0 if good else WOULD_NOT

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import session
-from agent.admin import plan, setup, volumes
+from agent.admin import image, plan, setup, volumes
 from agent.admin.plan import Change
 from agent.admin.server import Shown
 from agent.admin.setup import Service
@@ -152,7 +152,8 @@ def _left_out(config: Config) -> list[Any]:
 def _next(config: Config) -> list[str]:
     if not config.volumes:
         return ["tee-agent setup --volume NAME=DEVICE --policy-id ID ..., or: tee-agent config check"]
-    return [
+    steps = [
         f"tee-agent policy draft --key-id KEY --policy-id {config.volumes[0].policy_ids[0]}, unless the service has it",
         *(f"tee-agent disk bind {one.name}" for one in config.volumes),
     ]
+    return [*steps, "update-initramfs -u", "tee-agent preflight"] if image.HOOK.exists() else steps
