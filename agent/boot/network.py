@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import struct
+import time
 from pathlib import Path
 
 from agent.core.errors import DeadlineExceeded, TransportError
@@ -21,6 +22,8 @@ from agent.run import Child, spawn
 HELPER = "/usr/lib/tee-agent/network"
 RESULTS = Path("/run")
 LOG = "/run/tee-agent/network.log"
+UP = Path("/run/tee-agent/network.up")
+"""Written by the helper: proc(5) /proc/uptime when it was done."""
 _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8916, 0x8913, 0x8914  # linux/sockios.h
 _IFF_UP = 1
 _IFREQ = 40  # bytes of struct ifreq
@@ -33,10 +36,13 @@ class Network:
         self._before = set(_results())
         self._child: Child | None = None if ip == "none" else spawn((HELPER, ip))
 
-    def wait(self, deadline: Deadline) -> None:
-        """Wait until an interface is configured. Raises TransportError (``transport.network``)."""
+    def wait(self, deadline: Deadline) -> float:
+        """Wait until an interface is configured; when it was, in seconds of the kernel's clock.
+
+        Raises TransportError (``transport.network``).
+        """
         if self._child is None:
-            return
+            return time.monotonic()
         try:
             _ended(self._child, deadline)
         except DeadlineExceeded as error:
@@ -49,6 +55,7 @@ class Network:
                 hint=f"see {LOG}, and [boot] ip",
                 code="transport.network",
             )
+        return _time(UP)
 
     def down(self) -> None:
         """Take down what was brought up; a helper that still runs is killed."""
@@ -58,9 +65,17 @@ class Network:
         for result in self._ours():
             _take_down(result.name.removeprefix("net-").removesuffix(".conf"))
             result.unlink(missing_ok=True)
+        UP.unlink(missing_ok=True)
 
     def _ours(self) -> list[Path]:
         return [result for result in _results() if result not in self._before]
+
+
+def _time(up: Path) -> float:
+    try:
+        return float(up.read_text())
+    except (OSError, ValueError):
+        return time.monotonic()
 
 
 def _results() -> list[Path]:

@@ -15,6 +15,7 @@ from agent.deadline import Deadline
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(network, "RESULTS", tmp_path)
+    monkeypatch.setattr(network, "UP", tmp_path / "up")
     return tmp_path
 
 
@@ -26,10 +27,10 @@ def helper(results: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
 
 
 def test_it_comes_up_and_is_put_back(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    helper(results, monkeypatch, 'echo "$1" >said; : >net-teeagentx0.conf')
+    helper(results, monkeypatch, 'echo "$1" >said; : >net-teeagentx0.conf; echo 12.34 >up')
     (results / "net-before.conf").touch()
     started = Network("dhcp")
-    started.wait(Deadline(20, "boot"))
+    assert started.wait(Deadline(20, "boot")) == 12.34
     assert (results / "said").read_text() == "dhcp\n"
     started.down()
     assert [path.name for path in results.glob("net-*")] == ["net-before.conf"]
