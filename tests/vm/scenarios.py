@@ -56,7 +56,20 @@ OPENED = {
 }
 TYPED = {**OPENED, "boot.report.volumes.0.how": "passphrase"}
 
-ATTESTED = {**OPENED, "boot.report.volumes.0.how": "attestation", "boot.report.volumes.0.code": ""}
+ATTESTED = {
+    **OPENED,
+    "boot.report.volumes.0.how": "attestation",
+    "boot.report.volumes.0.code": "",
+    "login.failed": [],
+    "status.exit": 0,
+    "status.said.healthy": True,
+    "status.said.boot.volumes.0.how": "attestation",
+    "sign.permitted": "200",
+    "sign.stranger": "403",
+    "sign.noise": ["200", "200", "200"],
+    "sign.permitted_after_noise": "200",
+}
+PROBES = ("root", "boot", "login", "status", "sign", "journal", "times")
 STOPPED = ("halted",)
 _NO_PROMPT = ("Passphrase of root", "unlock disk root", "(initramfs)", "login:")
 """What a machine that must not boot shows at no time: a prompt of ours or of cryptsetup's, a shell, a login."""
@@ -70,24 +83,18 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "snp-unattended": Scenario(
         "SEV-SNP: nobody at the console, up to a login; signs for those who may, and the bundle verifies outside",
-        probes=("root", "boot", "login", "status", "sign", "journal", "times"),
+        probes=PROBES,
         never_shows=("Passphrase of root", "unlock disk root"),
-        facts={
-            **ATTESTED,
-            "sign.permitted": "200",
-            "sign.stranger": "403",
-            "sign.noise": ["200", "200", "200"],
-            "sign.permitted_after_noise": "200",
-        },
+        facts=ATTESTED,
         released=True,
         verifies_bundle=True,
     ),
     "tdx-unattended": Scenario(
         "TDX: the same",
         tee="tdx",
-        probes=("root", "boot", "login", "status", "sign", "times"),
+        probes=PROBES,
         never_shows=("Passphrase of root", "unlock disk root"),
-        facts={**ATTESTED, "sign.permitted": "200", "sign.stranger": "403"},
+        facts=ATTESTED,
         released=True,
         verifies_bundle=True,
     ),
@@ -99,7 +106,13 @@ SCENARIOS: dict[str, Scenario] = {
         types=(("this console is visible to the host", ""), ("Passphrase of root", "PASSPHRASE\n")),
         shows=("tee-agent: [transport",),
         never_shows=("unlock disk root",),
-        facts={**TYPED, "boot.report.volumes.0.code": "transport.deadline"},
+        facts={
+            **TYPED,
+            "boot.report.volumes.0.code": "transport.deadline",
+            "status.said.boot.volumes.0.how": "passphrase",
+            "status.said.boot.volumes.0.code": "transport.deadline",
+            "status.said.healthy": False,
+        },
     ),
     "tas-cut-off": Scenario(
         "packets to the service vanish: the deadline holds",

@@ -148,10 +148,11 @@ def wait_for_socket() -> bool:
 
 def curl(user: str) -> tuple[str, bytes]:
     """Status and body of POST /v1/sign."""
-    words = ("curl", "--silent", "--show-error", "--unix-socket", SOCKET, "--write-out", "\n%{http_code}")
+    words = ("curl", "--silent", "--show-error", "--max-time", "30", "--unix-socket", SOCKET)
+    words += ("--write-out", "\n%{http_code}")
     done = run(*words, "--data-binary", "@-", "http://agent/v1/sign", user=user, stdin=PAYLOAD)
     body, _, code = done.stdout.rpartition(b"\n")
-    return code.decode() or done.stderr.decode(), body
+    return f"{code.decode()}{done.stderr.decode()}", body
 
 
 def half_request() -> str:
