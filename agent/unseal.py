@@ -8,7 +8,13 @@ from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+)
 
 from agent.core.errors import SecretError
 from agent.core.exchange import Wrapped
@@ -21,10 +27,22 @@ _AES_KEY = 32
 class WrappingKey:
     """An RSA-3072 key for one request: made here, bound into the evidence, never stored, never printed."""
 
-    def __init__(self) -> None:
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
+    def __init__(self, key: rsa.RSAPrivateKey | None = None) -> None:
+        self._key = key or rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
         self.public_der = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
         """PKCS#1 RSAPublicKey DER, as sent and as bound."""
+
+    @classmethod
+    def from_der(cls, der: bytes) -> WrappingKey:
+        """The key that another process of ours made (``private_der``): not checked again, for that is slow."""
+        key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise SecretError("not an RSA key", code="secret.wrapping-key")
+        return cls(key)
+
+    def private_der(self) -> bytes:
+        """PKCS#8 DER, unencrypted: for a pipe to another process of ours, and nothing else (DESIGN.md, I6)."""
+        return self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
     def unseal(self, wrapped: Wrapped) -> Secret:
         """The secret inside. Raises SecretError: another key's, tampered with, or empty."""

@@ -1,6 +1,7 @@
 """The first steps of early boot, with little to import: may this boot go on at all, and what has to be opened?
 
-Then the network is started, and only then the rest of the program loaded.
+Then the slow things are started side by side: the wrapping key, the network, kernel modules. Only then the rest of the
+program is loaded.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent import settings
+from agent.boot.advance import KeyInAdvance
+from agent.boot.kernel import Modules
 from agent.boot.network import Network
 from agent.boot.report import Report
 from agent.core import cmdline
@@ -32,6 +35,8 @@ class Boot:
     root: str
     deadline: Deadline
     network: Network
+    modules: Modules
+    key: KeyInAdvance
 
 
 def run(report: Report) -> None:
@@ -46,10 +51,12 @@ def run(report: Report) -> None:
         return
     deadline = Deadline(config.boot.deadline_seconds, "early boot")
     report.save()  # makes the folder that the helper logs to
+    key = KeyInAdvance()
     network = Network(config.boot.ip)
     report.mark("network started")
     try:
-        importlib.import_module("agent.boot.unlocking").run(Boot(config, volumes, root, deadline, network), report)
+        boot = Boot(config, volumes, root, deadline, network, Modules(), key)
+        importlib.import_module("agent.boot.unlocking").run(boot, report)
     finally:
         network.down()
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import signal
 import socket
 import struct
 import time
 from pathlib import Path
 
+from agent.boot.child import ended
 from agent.core.errors import DeadlineExceeded, TransportError
 from agent.core.ports import Deadline
 from agent.run import Child, spawn
@@ -44,7 +44,7 @@ class Network:
         if self._child is None:
             return time.monotonic()
         try:
-            _ended(self._child, deadline)
+            ended(self._child, deadline)
         except DeadlineExceeded as error:
             raise TransportError(
                 f"the network did not come up: {error.message}", hint=f"see {LOG}", code="transport.network"
@@ -81,16 +81,6 @@ def _time(up: Path) -> float:
 def _results() -> list[Path]:
     """What ipconfig leaves for each interface it configured."""
     return sorted(RESULTS.glob("net-*.conf"))
-
-
-def _ended(child: Child, deadline: Deadline) -> None:
-    fd = os.pidfd_open(child.pid)
-    try:
-        while not select.select([fd], [], [], deadline.remaining())[0]:
-            pass
-    finally:
-        os.close(fd)
-    child.wait()
 
 
 def _take_down(interface: str) -> None:

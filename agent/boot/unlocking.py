@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from agent.boot import kernel, twins
+from agent.boot import twins
 from agent.boot.attestation import Secrets
 from agent.boot.console import say
 from agent.boot.early import Boot
@@ -31,9 +31,7 @@ _MISSING = "disk.missing"
 def run(boot: Boot, report: Report) -> None:
     """Open all volumes of ``boot``. Raises what forbids to go on."""
     report.mark("imported")
-    kernel.prepare(boot.deadline)
-    secrets = Secrets(boot.config, boot.network, report)
-    report.mark("key")
+    secrets = Secrets(boot.config, boot.network, boot.modules, boot.key, report)
     if boot.config.boot.root_check:
         twins.none_yet(boot.root, boot.deadline)
     failed = []

@@ -102,7 +102,7 @@ def test_secret_arrives_and_the_volume_opens(boot: Callable[..., Booted], world:
     assert (volume["how"], volume["policy_id"], volume["code"]) == ("attestation", "good", "")
     assert done.report["outcome"] == "unlocked"
     assert done.report["notices"] == ["the service decided under an added root of trust, not under the vendor's"]
-    order = ["agent", "network started", "imported", "key", "network", "evidence", "secret", "mapped"]
+    order = ["agent", "network started", "imported", "network", "key", "evidence", "secret", "mapped"]
     assert [name for name, _ in sorted(done.report["timeline"].items(), key=lambda item: item[1])] == order
     assert world.service.secret("disk").hex() not in done.console + str(done.report)
 

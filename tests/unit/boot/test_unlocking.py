@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from agent.boot import kernel, unlocking
+from agent.boot import unlocking
+from agent.boot.advance import KeyInAdvance
 from agent.boot.early import Boot, chosen, command_line, crypttab_names
+from agent.boot.kernel import Modules
 from agent.boot.network import Network
 from agent.boot.report import Outcome, Report
 from agent.core.config import Config, VolumeConfig, parse
@@ -54,7 +57,8 @@ class Stage:
     def run(self, *names: str) -> Report:
         config = parse(TOML.format(root=""), "t")
         volumes = tuple(volume for volume in config.volumes if volume.name in names)
-        boot = Boot(config, volumes, "/dev/mapper/root", Deadline(10, "boot"), Network("none"))
+        beside = cast("Modules", None), cast("KeyInAdvance", None)
+        boot = Boot(config, volumes, "/dev/mapper/root", Deadline(10, "boot"), Network("none"), *beside)
         unlocking.run(boot, self.report)
         return self.report
 
@@ -78,7 +82,6 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     monkeypatch.setattr(unlocking, "_attested", attested)
     monkeypatch.setattr(unlocking, "open_typed", typed)
     monkeypatch.setattr(unlocking, "Secrets", lambda *_: None)
-    monkeypatch.setattr(kernel, "prepare", lambda _: None)
     monkeypatch.setattr(Report, "save", lambda _: None)
     yield made
 
