@@ -20,6 +20,7 @@ from agent.daemon.names import QUOTER, socket_path
 from agent.daemon.remote import RemoteQuoter
 from agent.deadline import Deadline
 from agent.disk.device import opened
+from agent.disk.listing import list_volumes
 
 SERVICE_SECONDS = 15.0
 IMAGE_SECONDS = 300.0
@@ -87,7 +88,7 @@ def service(config: Config, deadline: ports.Deadline) -> Finding:
     if config.tas is None:
         return Finding("TAS", "note", "none configured")
     try:
-        version = _asked(config, deadline)
+        version = asked(config, deadline)
     except (TlsError, ConfigError) as error:
         return Finding("TAS", "PROBLEM", error.message, error.hint)
     except TransportError as error:
@@ -97,7 +98,7 @@ def service(config: Config, deadline: ports.Deadline) -> Finding:
     return Finding("TAS", "ok", f"{config.tas.url} answers, version {version}, {_believed(config.tas)}")
 
 
-def _asked(config: Config, deadline: ports.Deadline) -> str:
+def asked(config: Config, deadline: ports.Deadline) -> str:
     quotes = RemoteQuoter(socket_path(config.daemon.runtime_dir, QUOTER))  # never asked: no evidence is needed
     client = session.open_tas(config, quotes=quotes)
     version = client.version(deadline)
@@ -125,7 +126,20 @@ def volume(one: VolumeConfig, table: tuple[crypttab.Entry, ...]) -> Finding:
         if entry.name != one.name and volumes.meant(entry.source) == path:
             text = f"/etc/crypttab calls {path} {entry.name}: early boot goes by that name"
             return Finding(subject, "PROBLEM", text, f'name = "{entry.name}"')
-    return Finding(subject, "ok", f"{one.device} is there, its header is in order")
+    return _binding(one, subject)
+
+
+def _binding(one: VolumeConfig, subject: str) -> Finding:
+    """What the header says of the binding; ``preflight`` proves it."""
+    (listed,) = list_volumes((one,))
+    there = f"{one.device} is there, its header is in order"
+    bind = f"tee-agent disk bind {one.name}"
+    if listed.state == "bound" and listed.key_id in one.policy_ids:
+        return Finding(subject, "ok", f"{there}; bound with policy {listed.key_id}")
+    if listed.state == "bound":
+        text = f"{there}; bound with policy {listed.key_id}, which policy_ids does not name"
+        return Finding(subject, "PROBLEM", text, f"name it in policy_ids, or: tee-agent disk unbind {one.name}, {bind}")
+    return Finding(subject, "note" if listed.state == "not bound" else "PROBLEM", f"{there}; {listed.state}", bind)
 
 
 def initramfs(looked: image.Looked) -> Finding:

@@ -38,12 +38,12 @@ def findings(config: Config) -> Iterator[Finding]:
     reached = service.state == "ok"
     yield service if reached else Finding("TAS", "PROBLEM", service.text, service.hint)
     if reached:
-        yield _clock(tas, Deadline(SERVICE_SECONDS, "the service's clock"))
+        yield clock(tas, Deadline(SERVICE_SECONDS, "the service's clock"))
     yield _command_line(config)
     if not config.volumes:
         yield Finding("volumes", "PROBLEM", "none configured: nothing is opened", "tee-agent setup --volume ...")
     for one in config.volumes:
-        yield from _volume(config, one) if reached else (_not_tried(one),)
+        yield from volume(config, one) if reached else (_not_tried(one),)
     yield from initramfs(config)
 
 
@@ -54,7 +54,7 @@ def _tee(config: Config) -> Finding:
     return Finding("TEE", "ok", f"{seen['tee']} by {seen['provider']}")
 
 
-def _clock(tas: TasConfig, deadline: ports.Deadline) -> Finding:
+def clock(tas: TasConfig, deadline: ports.Deadline) -> Finding:
     """Ours against the service's, by the Date of an answer under its pins."""
     ask = version_request()
     try:
@@ -88,8 +88,8 @@ def _not_tried(one: VolumeConfig) -> Finding:
     return Finding(f"volume {one.name}", "PROBLEM", f"not tried without the service; else: {one.fallback}")
 
 
-def _volume(config: Config, one: VolumeConfig) -> Iterator[Finding]:
-    subject, fetch = f"volume {one.name}", _fetch(config)
+def volume(config: Config, one: VolumeConfig) -> Iterator[Finding]:
+    subject, fetch = f"volume {one.name}", fetcher(config)
     deadline = Deadline(VOLUME_SECONDS, f"testing {one.name}")
     bound = ""
     try:
@@ -114,7 +114,7 @@ def _released(subject: str, policy_id: str, fetch: Fetch, deadline: ports.Deadli
         return Finding(subject, "note", f"policy {policy_id}: its secret is not released: {error.message}", error.hint)
 
 
-def _fetch(config: Config) -> Fetch:
+def fetcher(config: Config) -> Fetch:
     def fetch(policy_id: str, deadline: ports.Deadline) -> Secret:
         tas = session.required(config)
         limit = Deadline(min(tas.deadline_seconds, deadline.remaining()), "secret from the attestation service")

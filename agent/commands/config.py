@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
 from agent import settings
 from agent.admin import inspect
-from agent.core.config import parse
 from agent.core.configtext import render
 from agent.core.health import healthy, screen
 
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     config = settings.load((args.file or args.config).absolute())
     if args.action == "show":
         text = render(config, defaults=True)
-        parse(text, config.source)
-        sys.stdout.write(json.dumps({"config": config.source, "toml": text}, indent=2) + "\n" if args.json else text)
+        shown = json.dumps(tomllib.loads(text), indent=2) + "\n" if args.json else text
+        sys.stdout.write(shown)
         return 0
     found = tuple(inspect.findings(config))
     good = healthy(found)

@@ -110,7 +110,8 @@ def test_a_missing_device_is_refused(tmp_path: Path) -> None:
 
 def test_check_of_a_volume(disk: Path) -> None:
     good = volumes.settled(luks.volume(disk, "vault"), ())
-    assert inspect.volume(good, ()).state == "ok"
+    found = inspect.volume(good, ())
+    assert (found.state, "bound with policy policy-a" in found.text) == ("ok", True)
     renamed = inspect.volume(good, (Entry("other", str(disk)),))
     assert (renamed.state, renamed.hint) == ("PROBLEM", 'name = "other"')
     luks.rewrite(disk, lambda document: document["digests"]["0"].update(salt=luks.b64(b"\1" * 32)))
@@ -119,6 +120,21 @@ def test_check_of_a_volume(disk: Path) -> None:
     assert "pinned" in exchanged.text
     disk.unlink()
     assert inspect.volume(good, ()).state == "PROBLEM"
+
+
+@pytest.mark.parametrize(
+    ("token", "state", "words"),
+    [
+        (None, "note", "not bound"),
+        (luks.token_document(state="pending", keyslots=[], mac=""), "PROBLEM", "pending"),
+        (luks.token_document(key_id="other"), "PROBLEM", "which policy_ids does not name"),
+    ],
+)
+def test_check_of_a_binding(token: dict[str, object] | None, state: str, words: str, disk: Path) -> None:
+    luks.rewrite(disk, lambda document: document.update(tokens={"0": token} if token else {}))
+    found = inspect.volume(luks.volume(disk, "vault"), ())
+    assert (found.state, words in found.text) == (state, True), found
+    assert "tee-agent disk bind vault" in found.hint
 
 
 def test_unsafe_values_are_named() -> None:
