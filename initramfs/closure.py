@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 """What has the packages agent and snp: the repository, or /usr/lib/tee-agent."""
@@ -146,9 +147,19 @@ def _configuration(image: Path, system: Path) -> bool:
     _write(image / PRIVATE / "stop", f"{config.boot.stop}\n")
     # A hibernation image is somebody's kernel memory, and swap may be the host's: never resumed from.
     _write(image / "conf/conf.d/tee-agent", "noresume=y\n")
+    _try_command_line(early, config)
     for volume in volumes:
         warn(f"volume {volume.name} is opened by attestation, else: {volume.fallback}")
     return True
+
+
+def _try_command_line(early: Any, config: Any) -> None:
+    """The next boot most likely has the command line of this one (unless this is a build, elsewhere)."""
+    errors = importlib.import_module("agent.core.errors")
+    try:
+        early.command_line(config)
+    except errors.TeeAgentError as error:
+        warn(f"WARNING: as this machine runs now, the next boot would stop: {error.message}")
 
 
 def _copy(path: Path, image: Path, system: Path) -> None:

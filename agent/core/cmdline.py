@@ -22,11 +22,15 @@ DEFAULT_ALLOW = (
     "quiet",
     "splash",
     "console=",
+    "consoleblank=",
+    "earlyprintk=",
     "loglevel=",
     "net.ifnames=",
+    "nvme_core.io_timeout=",
     "panic=",
+    "systemd.show_status=",
 )
-"""Enough for Debian's GRUB and for direct boot. A word that ends in ``=`` allows every value."""
+"""Enough for direct boot and for the GRUB of Debian's cloud images. A word that ends in ``=`` allows every value."""
 
 MAX_BYTES = 4096
 """Of a command line: the kernel's own limit is 2048 on x86."""

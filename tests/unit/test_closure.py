@@ -107,6 +107,16 @@ def test_measured_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (image / "etc/key").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_command_line_that_would_be_refused_is_told_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(closure, "modules", list)
+    source, image = system(tmp_path, CONFIG.format(pins=SPKI, more="") + "[boot]\nroot = '/dev/none/such'\n")
+    assert list(closure.install(image, source)) == []
+    said = capsys.readouterr().err
+    assert "WARNING: as this machine runs now, the next boot would stop: the kernel command line" in said
+
+
 def test_authorities_come_with_the_time_they_were_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closure, "modules", list)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
