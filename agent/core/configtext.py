@@ -47,7 +47,7 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return repr(value)
+        return repr(int(value) if value == int(value) else value)
     if isinstance(value, tuple):
         return f"[{', '.join(_value(item) for item in value)}]"
     if isinstance(value, bytes):

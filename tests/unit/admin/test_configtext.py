@@ -58,7 +58,7 @@ def test_short_form_has_only_what_differs() -> None:
 def test_long_form_marks_defaults() -> None:
     lines = render(parse(FULL, "f"), defaults=True).splitlines()
     assert "deadline_seconds = 7.5" in lines
-    assert "connect_seconds = 10.0  # default" in lines
+    assert "connect_seconds = 10  # default" in lines
     assert 'fallback = "prompt"  # default' in lines
     assert [line for line in lines if line.startswith(("initramfs", "volume_key"))] == [
         "initramfs = false",
