@@ -43,5 +43,5 @@ def main(path: Path = report.PATH) -> int:
         sys.stderr.write(f"<{WARNING}>{path} can't be read\n")
         return UNREADABLE
     for priority, text in lines(document):
-        sys.stderr.write(f"<{priority}>{printable(text)}\n")
+        sys.stderr.write(f"<{priority}>{printable(' '.join(text.split()))}\n")
     return 0

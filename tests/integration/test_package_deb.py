@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from agent import __version__
+from agent.boot.report import Report
 from agent.cli import COMMANDS
 from tests.support import tools
 
@@ -202,7 +205,7 @@ def test_the_boot_report_is_found_in_the_installed_layout(packages: dict[str, Pa
     script = (tmp_path / LIBRARY / "boot-report").read_text()
     code = script.partition("-c '\n")[2].rpartition("'")[0].replace(f'"/{LIBRARY}"', repr(str(tmp_path / LIBRARY)))
     code = code.replace("main()", f"main(__import__('pathlib').Path({str(tmp_path / 'boot.json')!r}))")
-    (tmp_path / "boot.json").write_text('{"outcome": "unlocked", "timeline": {"agent": 5.1}, "volumes": []}')
+    (tmp_path / "boot.json").write_text(json.dumps(asdict(Report(outcome="unlocked"))))
     assert "<5>early boot: unlocked\n" in tools.output(sys.executable, "-I", "-B", "-c", code)
 
 
