@@ -76,7 +76,7 @@ class Client:
         except OSError as error:
             raise TransportError(
                 f"{self._path}: {error.strerror or error}",
-                hint="is the daemon running? systemctl status tee-agent",
+                hint="is the daemon running? systemctl status tee-agent-signer",
                 code="transport.no-daemon",
             ) from error
         except http.client.HTTPException as error:

@@ -173,7 +173,7 @@ def _processes(agent: Facts) -> Iterator[Finding]:
     pids = ", ".join(f"{name} {process['pid']}" for name, process in processes.items() if process["pid"])
     if silent:
         yield Finding(
-            "processes", "PROBLEM", f"{pids}; no answer from {', '.join(silent)}", "systemctl restart tee-agent"
+            "processes", "PROBLEM", f"{pids}; no answer from {', '.join(silent)}", "systemctl restart tee-agent.target"
         )
     else:
         yield Finding("processes", "ok", pids)
