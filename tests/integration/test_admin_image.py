@@ -14,6 +14,7 @@ from agent.core.config import Config, parse
 from agent.core.crypttab import Entry
 from agent.core.errors import PlatformError
 from agent.deadline import Deadline
+from agent.run import Completed
 from initramfs import closure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,6 +195,27 @@ def test_an_image_that_can_t_be_unpacked_is_unknown(tmp_path: Path, monkeypatch:
     config = parse(CONFIG, "f")
     (found,) = preflight.initramfs(config)
     assert (found.subject, found.state) == ("initramfs", "PROBLEM")
+
+
+@pytest.mark.parametrize("parts", [("init",), ("early/kernel", "main/init")], ids=["alone", "behind microcode"])
+def test_the_image_s_own_files_are_found_and_removed(parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(argv: tuple[str, ...], **_: object) -> Completed:
+        for part in parts:
+            (Path(argv[2]) / part).mkdir(parents=True)
+        return Completed(argv, 0, b"", b"")
+
+    monkeypatch.setattr(image, "run", unpack)
+    with image.unpacked(WHERE, Deadline(60, "test")) as main:
+        assert [path.name for path in main.iterdir()] == ["init"]
+        scratch = main.parents[0 if main.name == "image" else 1]
+        assert scratch.stat().st_mode & 0o077 == 0
+    assert not scratch.exists()
+
+
+def test_a_failed_unpacking_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "run", lambda argv, **_: Completed(argv, 1, b"", b"corrupted file\n"))
+    with pytest.raises(PlatformError, match="corrupted file"), image.unpacked(WHERE, Deadline(60, "test")):
+        pass
 
 
 @pytest.mark.skipif(shutil.which("unmkinitramfs") is None, reason="initramfs-tools is not installed")
