@@ -8,7 +8,7 @@ import sys
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from sim.demo_world import BIN, World
+from sim.demo_world import BIN, StepFailed, World
 
 KEY_ID = "demo-disk"
 POLICY_ID = "demo-policy"
@@ -120,7 +120,12 @@ def format_image(world: World) -> None:
 def sign(world: World) -> str:
     world.payload.write_bytes(secrets.token_bytes(1 << 20))
     words = ("--silent", "--show-error", "--fail-with-body", "--unix-socket", world.socket)
-    world.run("curl", *words, "--data-binary", f"@{world.payload}", "--output", world.bundle, "http://agent/v1/sign")
+    what = ("--data-binary", f"@{world.payload}", "--output", world.bundle)
+    try:
+        world.run("curl", *words, *what, "http://agent/v1/sign")
+    except StepFailed as failure:
+        said = world.bundle.read_text() if world.bundle.exists() else ""
+        raise StepFailed(f"{failure}{said}\n{world.log('daemon')}") from failure
     return f"1 MiB of payload, a bundle of {world.bundle.stat().st_size} bytes"
 
 

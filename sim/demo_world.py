@@ -117,7 +117,11 @@ class World:
             if process.poll() is not None:
                 why = f"ended with {process.returncode}"
                 break
-        raise StepFailed(f"{name} {why}:\n{(self.folder / f'{name}.log').read_text(errors='replace')}")
+        raise StepFailed(f"{name} {why}:\n{self.log(name)}")
+
+    def log(self, name: str) -> str:
+        """What a process that was started here has said so far."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from sim import demo_chain
 from sim.demo_world import BIN, World
+from tests.support.daemon import open_folder
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -40,16 +41,14 @@ class TracedWorld(World):
 
 
 @pytest.fixture
-def world(tmp_path: Path, pki_state: Path) -> Iterator[TracedWorld]:
+def world(pki_state: Path) -> Iterator[TracedWorld]:
     if shutil.which("strace") is None:
         pytest.fail("strace is needed: make test installs it")
-    with ExitStack() as stack:
+    # Not below pytest's folder: the signer's user may not pass through there.
+    with open_folder() as folder, ExitStack() as stack:
         pki_state.mkdir(mode=0o700, exist_ok=True)
-        (tmp_path / "sim").symlink_to(pki_state)
-        traced = TracedWorld("snp", tmp_path, stack)
-        tmp_path.chmod(0o755)
-        for parent in tmp_path.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
+        (folder / "sim").symlink_to(pki_state)
+        traced = TracedWorld("snp", folder, stack)
         demo_chain.start_simulator(traced)
         demo_chain.start_tas(traced)
         demo_chain.enrol(traced)
