@@ -94,7 +94,7 @@ def fresh(
     """Packages are installed, so to say: of the configuration there is only where the evidence comes from."""
     folder = tmp_path_factory.mktemp(f"hour-{request.param}")
     with ExitStack() as stack:
-        sim = stack.enter_context(running_simulator(request.param, folder, pki_state / request.param))
+        sim = stack.enter_context(running_simulator(request.param, folder, pki_state))
         service = stack.enter_context(running_tas(folder / "tas", trust_roots=[sim.root_pem], endorsements=sim.export))
         guest = folder / "guest"
         (guest / "etc").mkdir(parents=True)

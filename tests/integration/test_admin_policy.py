@@ -24,7 +24,7 @@ AGENT = [sys.executable, "-W", "error", "-m", "agent.cli"]
 
 @pytest.fixture(scope="module", params=["snp", "tdx"])
 def simulator(request: pytest.FixtureRequest, pki_state: Path) -> Iterator[Simulator]:
-    with open_folder() as folder, running_simulator(request.param, folder, pki_state / request.param) as running:
+    with open_folder() as folder, running_simulator(request.param, folder, pki_state) as running:
         yield running
 
 
@@ -94,7 +94,7 @@ def test_the_file_is_written_whole_and_named(simulator: Simulator, folder: Path)
 
 
 def test_a_machine_that_may_be_debugged_gets_no_draft(folder: Path, tmp_path: Path, pki_state: Path) -> None:
-    with running_simulator("tdx", folder, pki_state / "tdx", "--debug-guest") as simulator:
+    with running_simulator("tdx", folder, pki_state, "--debug-guest") as simulator:
         done = draft(write_config(folder, simulator), "-o", str(tmp_path / "policy.json"))
     assert done.returncode == 65
     assert "[verify.policy.floor]" in done.stderr

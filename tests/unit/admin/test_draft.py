@@ -22,7 +22,7 @@ UP = {"tcb": {"platform_tcb": "UpToDate", "tdx_module_tcb": "UpToDate", "qe_tcb"
 
 
 def fields(tee: str, state: Path, options: GuestOptions | DomainOptions | None = None) -> Fields:
-    return parse_fields(machine(tee, state / tee, options).report(bytes(64), 0).outblob)[2]
+    return parse_fields(machine(tee, state, options).report(bytes(64), 0).outblob)[2]
 
 
 @pytest.fixture(scope="module")
