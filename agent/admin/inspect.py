@@ -11,7 +11,6 @@ from pathlib import Path
 
 from agent import session
 from agent.admin import image, volumes
-from agent.boot import pin
 from agent.core import crypttab, ports
 from agent.core.config import Config, TasConfig, VolumeConfig
 from agent.core.errors import ConfigError, PermissionMissing, TeeAgentError, TlsError, TransportError
@@ -19,6 +18,7 @@ from agent.core.health import Finding, State
 from agent.daemon.names import QUOTER, socket_path
 from agent.daemon.remote import RemoteQuoter
 from agent.deadline import Deadline
+from agent.disk import pin
 from agent.disk.device import opened
 from agent.disk.listing import list_volumes
 

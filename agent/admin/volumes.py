@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from agent.boot import pin
 from agent.core import crypttab
 from agent.core.config import VolumeConfig
 from agent.core.errors import UsageError
+from agent.disk import pin
 from agent.disk.device import opened
 
 CRYPTTAB = Path("/etc/crypttab")

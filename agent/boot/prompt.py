@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.boot import pin
 from agent.boot.console import ask, say
 from agent.core import ports
 from agent.core.config import VolumeConfig
 from agent.core.errors import Denied, TeeAgentError
 from agent.core.model import Secret
+from agent.disk import pin
 from agent.disk.device import opened
 from agent.disk.unlock import Opened, open_slot
 from agent.disk.volume import Volume

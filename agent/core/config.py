@@ -70,7 +70,7 @@ class VolumeConfig:
     """A bound volume: ``device`` is a path or ``UUID=...``; ``policy_ids`` are the current one and the next.
 
     ``initramfs`` says whether early boot opens it (None: if the initramfs's crypttab names it); ``volume_key`` pins
-    which volume a typed passphrase may open (32 bytes, agent.boot.pin).
+    which volume a typed passphrase may open (32 bytes, agent.disk.pin).
     """
 
     name: str

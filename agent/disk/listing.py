@@ -6,12 +6,12 @@ Nothing here is authenticated: a token is what the disk says. ``tee-agent disk t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agent.core.config import VolumeConfig
 from agent.core.errors import HeaderRefused, TeeAgentError
-from agent.disk import token
+from agent.disk import pin, token
 from agent.disk.device import opened
 from agent.disk.header import Header
 
@@ -23,7 +23,8 @@ class Listed:
     """One volume. ``slot`` is the one our token names, ``foreign_slots`` are all others; -1 and () where unknown.
 
     ``stale`` means that the token's keyslot is gone. ``intact`` is False when one header copy needs mending.
-    ``problem`` says why a header was refused or could not be read, ``problem_code`` is its stable code.
+    ``problem`` says why a header was refused or could not be read, ``problem_code`` is its stable code. ``volume_key``
+    is what would pin this volume in the configuration (agent.disk.pin).
     """
 
     name: str
@@ -37,6 +38,7 @@ class Listed:
     intact: bool = True
     problem: str = ""
     problem_code: str = ""
+    volume_key: str = ""
 
 
 def list_volumes(configs: Sequence[VolumeConfig]) -> tuple[Listed, ...]:
@@ -56,9 +58,11 @@ def _listed(config: VolumeConfig) -> Listed:
 
 def _described(config: VolumeConfig, header: Header) -> Listed:
     slots = sorted(header.metadata.keyslots)
+    volume_key = f"sha256:{pin.of(header).hex()}"
     found = token.find(header.metadata)
     if found is None:
-        return Listed(config.name, config.device, "not bound", header.uuid, -1, tuple(slots), intact=header.intact)
+        seen = Listed(config.name, config.device, "not bound", header.uuid, -1, tuple(slots), volume_key=volume_key)
+        return replace(seen, intact=header.intact)
     binding = found[1]
     state: State = binding.state if binding.state == "pending" or binding.slot in slots else "stale"
     return Listed(
@@ -71,4 +75,5 @@ def _described(config: VolumeConfig, header: Header) -> Listed:
         binding.key_id,
         binding.generation,
         header.intact,
+        volume_key=volume_key,
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.boot import pin
 from agent.deadline import Deadline
+from agent.disk import pin
 from agent.disk.bind import bind
 from agent.disk.device import opened
 from tests.support import luks
@@ -150,6 +150,26 @@ def test_no_console_to_ask_at_stops(boot: Callable[..., Booted]) -> None:
     assert done.status == 1
     assert done.report["code"] == "platform.console"
     assert done.report["volumes"][0]["code"].startswith("transport")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "text"),
+    [
+        ("root=/dev/mapper/root ro", "verify.root", "nothing is mounted at /root"),
+        ("root=/dev/mapper/root ro boot=nfs", "denied.cmdline", "boot=nfs"),
+    ],
+)
+def test_root_is_not_entered_unless_it_lies_on_an_opened_volume(
+    world: World, tmp_path: Path, line: str, code: str, text: str
+) -> None:
+    key = world.service.api_key_file.read_bytes()
+    image = BootImage(tmp_path / "image", world.config(), {"etc/tee-agent/api-key": key})
+    image.command_line(line)
+    done = image.boot("root")
+    assert done.status == 1
+    assert f"[{code}]" in done.console
+    assert text in done.console
+    assert done.report["code"] == code
 
 
 PASSPHRASE = luks.PASSPHRASE.decode()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from agent.admin import inspect, volumes
-from agent.boot import pin
 from agent.core import crypttab
 from agent.core.config import VolumeConfig, parse
 from agent.core.crypttab import Entry
 from agent.core.errors import DiskError, UsageError
+from agent.disk import pin
 from agent.disk.device import opened
 from tests.support import luks
 
