@@ -37,6 +37,9 @@ class World:
             deadline=Deadline(120, "bind"),
             unmeasured_boot=True,
         )
+        self.image = BootImage(
+            folder / "image", self.config(), {"etc/tee-agent/api-key": service.api_key_file.read_bytes()}
+        )
 
     def config(self, *, url: str = "", pin: str = "", volume: str = "", seconds: int = 20, prompt: int = 60) -> str:
         return f"""
@@ -82,8 +85,7 @@ def boot(world: World, tmp_path: Path) -> Callable[..., Booted]:
         types: tuple[str, ...] | None = None,
         **configuration: Any,
     ) -> Booted:
-        key = world.service.api_key_file.read_bytes()
-        image = BootImage(tmp_path / "image", world.config(**configuration), {"etc/tee-agent/api-key": key})
+        image = world.image.copy(tmp_path / "image", world.config(**configuration))
         shutil.copy(world.volume, image.folder / "volume.img")
         change(image.folder / "volume.img")
         if command_line:
@@ -162,8 +164,7 @@ def test_no_console_to_ask_at_stops(boot: Callable[..., Booted]) -> None:
 def test_root_is_not_entered_unless_it_lies_on_an_opened_volume(
     world: World, tmp_path: Path, line: str, code: str, text: str
 ) -> None:
-    key = world.service.api_key_file.read_bytes()
-    image = BootImage(tmp_path / "image", world.config(), {"etc/tee-agent/api-key": key})
+    image = world.image.copy(tmp_path / "image", world.config())
     image.command_line(line)
     done = image.boot("root")
     assert done.status == 1
@@ -235,11 +236,10 @@ def test_nobody_types(boot: Callable[..., Booted]) -> None:
     assert "waiting for a passphrase" in done.console
 
 
-def test_image_has_nothing_that_early_boot_must_not_have(world: World, tmp_path: Path) -> None:
-    key = world.service.api_key_file.read_bytes()
-    image = BootImage(tmp_path / "image", world.config(), {"etc/tee-agent/api-key": key})
-    files = list(files_below(image.folder / "usr/lib/tee-agent"))
+def test_image_has_nothing_that_early_boot_must_not_have(world: World) -> None:
+    folder = world.image.folder
+    files = list(files_below(folder / "usr/lib/tee-agent"))
     assert not [name for name in files if name.endswith(".py")]
     assert not [name for name in files if "bcrypt" in name]
-    assert (image.folder / "usr/lib/tee-agent/stop").read_text() == "halt\n"
-    assert (image.folder / "conf/conf.d/tee-agent").read_text() == "noresume=y\n"
+    assert (folder / "usr/lib/tee-agent/stop").read_text() == "halt\n"
+    assert (folder / "conf/conf.d/tee-agent").read_text() == "noresume=y\n"

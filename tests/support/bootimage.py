@@ -102,6 +102,14 @@ class BootImage:
         shutil.copy(ROOT / "initramfs" / "boot", folder / "usr/lib/tee-agent/boot")
         self.command_line("root=/dev/mapper/root ro quiet")
 
+    def copy(self, folder: Path, config: str) -> BootImage:
+        """The same image elsewhere, with another configuration."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        made = BootImage.__new__(BootImage)
+        made.folder = folder
+        (folder / "etc/tee-agent/tee-agent.toml").write_text(config)
+        return made
+
     def script(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
         (self.folder / name).chmod(0o755)
