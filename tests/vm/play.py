@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import termios
@@ -183,7 +184,7 @@ def _wrong_facts(scenario: Scenario, report: dict[str, Any]) -> list[str]:
     found = []
     for path, wanted in scenario.facts.items():
         have = _at(report, path)
-        if have != wanted:
+        if not (wanted.fullmatch(str(have)) if isinstance(wanted, re.Pattern) else have == wanted):
             found.append(f"{path} is {have!r}, not {wanted!r}")
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,7 +23,7 @@ class Scenario:
 
     ``types``: what somebody does at the console, in order: a text to wait for, and what is typed then.
     ``ends``: how it must end. ``shows`` and ``never_shows``: what a person at the console must see, must not see.
-    ``facts``: dotted path into the judge's report, and the value there. ``released``: whether the service gave the
+    ``facts``: dotted path into the judge's report, and the value (or pattern of the text) there. ``released``: whether the service gave the
     secret away. ``config``: lines of the configuration inside the initramfs, replaced.
     """
 
@@ -70,6 +71,8 @@ ATTESTED = {
     "sign.permitted_after_noise": "200",
 }
 PROBES = ("root", "boot", "login", "status", "sign", "journal", "times")
+NO_SERVICE = re.compile(r"transport(\.deadline)?")
+"""The last try's failure, or the deadline that came first."""
 STOPPED = ("halted",)
 _NO_PROMPT = ("Passphrase of root", "unlock disk root", "(initramfs)", "login:")
 """What a machine that must not boot shows at no time: a prompt of ours or of cryptsetup's, a shell, a login."""
@@ -102,16 +105,17 @@ SCENARIOS: dict[str, Scenario] = {
         "nobody listens at the service's address: the reason, our own prompt, and status tells afterwards",
         service="down",
         config={"deadline_seconds = 90": "deadline_seconds = 20"},
-        probes=("root", "boot", "login", "status", "times"),
+        probes=PROBES,
         types=(("this console is visible to the host", ""), ("Passphrase of root", "PASSPHRASE\n")),
         shows=("tee-agent: [transport",),
         never_shows=("unlock disk root",),
         facts={
             **TYPED,
-            "boot.report.volumes.0.code": "transport.deadline",
+            "boot.report.volumes.0.code": NO_SERVICE,
             "status.said.boot.volumes.0.how": "passphrase",
-            "status.said.boot.volumes.0.code": "transport.deadline",
+            "status.said.boot.volumes.0.code": NO_SERVICE,
             "status.said.healthy": False,
+            "sign.permitted": "200",
         },
     ),
     "tas-cut-off": Scenario(
@@ -119,7 +123,7 @@ SCENARIOS: dict[str, Scenario] = {
         service="cut off",
         config={"deadline_seconds = 90": "deadline_seconds = 20"},
         types=(("this console is visible to the host", ""), ("Passphrase of root", "PASSPHRASE\n")),
-        shows=("tee-agent: [",),
+        shows=("tee-agent: [transport",),
         never_shows=("unlock disk root",),
         facts=TYPED,
     ),
@@ -199,7 +203,12 @@ SCENARIOS: dict[str, Scenario] = {
         tee="genuine",
         probes=("root", "boot", "login", "status", "times"),
         types=(("tee-agent: [platform", ""), ("Passphrase of root", "PASSPHRASE\n")),
-        facts=TYPED,
+        facts={
+            **TYPED,
+            "boot.tsm": True,
+            "boot.report.volumes.0.code": "platform.no-tee.provider",
+            "status.said.tee.problem.code": "platform.no-tee.provider",
+        },
         released=False,
     ),
     "purged": Scenario(

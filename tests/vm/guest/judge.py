@@ -148,9 +148,8 @@ def wait_for_socket() -> bool:
 
 def curl(user: str) -> tuple[str, bytes]:
     """Status and body of POST /v1/sign."""
-    words = ("curl", "--silent", "--show-error", "--max-time", "30", "--unix-socket", SOCKET)
-    words += ("--write-out", "\n%{http_code}")
-    done = run(*words, "--data-binary", "@-", "http://agent/v1/sign", user=user, stdin=PAYLOAD)
+    words = ("curl", "--silent", "--show-error", "--max-time", "30", "--write-out", "\n%{http_code}")
+    done = run(*words, "--unix-socket", SOCKET, "--data-binary", "@-", "http://agent/v1/sign", user=user, stdin=PAYLOAD)
     body, _, code = done.stdout.rpartition(b"\n")
     return f"{code.decode()}{done.stderr.decode()}", body
 
