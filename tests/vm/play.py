@@ -51,10 +51,10 @@ class Person:
     def watch(self, machine: Machine) -> None:
         while self._left:
             text, answer = self._left[0]
-            at = machine.console.find(text.encode(), self._from)
-            if at < 0:
+            end = qemu.seen(machine.console, text, self._from)
+            if end < 0:
                 return
-            self._from = at + len(text)
+            self._from = end
             self._left.pop(0)
             machine.say(answer.replace("PASSPHRASE", image.PASSPHRASE))
 

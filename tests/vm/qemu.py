@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import socket
 import subprocess
@@ -31,10 +32,11 @@ HALTED = b"reboot: System halted"
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A raw image as a virtio disk. It is never written to: what the guest writes is dropped at the end."""
+    """A raw image as a virtio disk. It is never written to: what the guest writes is dropped at the end, unless ``kept``."""
 
     image: Path
     serial: str = ""
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,13 @@ class Machine:
         return found
 
 
+def seen(console: bytes | bytearray, text: str, start: int = 0) -> int:
+    """Where ``text`` ends on the console, -1 if it is not there. The emulated line now and then sends a byte twice."""
+    pattern = b"".join(re.escape(bytes((byte,))) + b"{1,2}" for byte in text.encode())
+    found = re.compile(pattern).search(console, start)
+    return found.end() if found else -1
+
+
 @contextmanager
 def started(emulator: Emulator, hardware: Hardware, folder: Path) -> Iterator[Machine]:
     """A machine switched on; its console goes to ``folder``/console.log too. It is off when the block ends."""
@@ -187,6 +196,7 @@ def _arguments(hardware: Hardware, console: int, channel: int) -> list[str]:
     isolated = ",restrict=on" if hardware.isolated else ""
     words += ["-netdev", f"user,id=net{isolated}", "-device", "virtio-net-pci,netdev=net,romfile="]
     for number, disk in enumerate(hardware.disks):
-        words += ["-drive", f"file={disk.image},format=raw,if=none,id=disk{number},snapshot=on,cache=unsafe"]
+        snapshot = "off" if disk.kept else "on"
+        words += ["-drive", f"file={disk.image},format=raw,if=none,id=disk{number},snapshot={snapshot},cache=unsafe"]
         words += ["-device", f"virtio-blk-pci,drive=disk{number},serial={disk.serial}"]
     return words
