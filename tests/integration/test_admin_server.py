@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,9 +87,19 @@ def test_without_a_pin_somebody_is_asked(chain: Path) -> None:
             setup.meet(tas.url, (), lambda _: False, deadline())
 
 
+def _speak_plainly(listener: socket.socket) -> None:
+    link, _ = listener.accept()
+    with link:
+        link.sendall(b"220 this is no TLS\r\n")
+
+
 def test_no_tls_and_nobody_there_are_told_apart() -> None:
-    with FakeTas() as tas, pytest.raises(TlsError):
-        server.look(tas.url.replace("http:", "https:"), deadline())
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        speaker = threading.Thread(target=_speak_plainly, args=(plain,))
+        speaker.start()
+        with pytest.raises(TlsError):
+            server.look(f"https://127.0.0.1:{plain.getsockname()[1]}", deadline())
+        speaker.join()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(TransportError) as caught:
