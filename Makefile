@@ -25,7 +25,8 @@ check: ## linters and unit tests only: seconds
 	@sh packaging/setup.sh test
 	@$(PYTHON) -m pytest -q tests/test_lint.py tests/unit
 
-bench: setup ## figures against named peers; writes build/bench.json
+bench: ## figures against named peers; writes build/bench.json (ten minutes)
+	@sh packaging/setup.sh bench
 	@$(PYTHON) -m bench
 
 deb: ## Debian packages: build/tee-agent_VERSION_all.deb and build/tee-agent-initramfs_VERSION_all.deb

@@ -40,7 +40,10 @@ _PACKED = "cd /var/tmp/i && cpio --quiet --create --format newc <../names | zstd
 
 
 def growth() -> list[Figure]:
-    """Megabytes (10^6 bytes) and their ratio. Raises HarnessError."""
+    """growth of the initramfs, against clevis
+
+    In megabytes of 10^6 bytes. Raises HarnessError.
+    """
     packages = debian.our_packages()
     base = tree.base()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=VM) as folder:
