@@ -84,6 +84,15 @@ SCENARIOS: dict[str, Scenario] = {
         types=(("unlock disk root", "PASSPHRASE\n"),),
         facts=BOOTED,
     ),
+    "plain-changed-root": Scenario(
+        "the harness itself: without the agent the host's plain disk does become root, as changed-root must not",
+        flavour="plain",
+        disks="filesystem clone",
+        cmdline=CMDLINE.replace("/dev/mapper/root", "/dev/vda"),
+        types=(("unlock disk root", "PASSPHRASE\n"),),
+        judged=False,
+        shows=(ATTACKER_RUNS,),
+    ),
     "snp-unattended": Scenario(
         "SEV-SNP: nobody at the console, up to a login; signs for those who may, and the bundle verifies outside",
         probes=PROBES,
