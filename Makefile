@@ -15,11 +15,9 @@ setup: ## .venv/bin/tee-agent and .venv/bin/tas, ready to run
 demo: setup ## the main job from kernel interface to verified signature (TEE=snp or TEE=tdx)
 	@$(PYTHON) -m sim.demo --tee $(TEE)
 
-test: ## every test: lint, unit, vectors, integration, packages, and boots of an emulated machine
+test: ## every test but the boots: lint, unit, vectors, integration, packages
 	@sh packaging/setup.sh test
 	@$(PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m "not vm"
-	@sh packaging/deb.sh
-	@$(PYTHON) -m pytest -q -m vm
 
 check: ## linters and unit tests only: seconds
 	@sh packaging/setup.sh test
@@ -33,10 +31,10 @@ deb: ## Debian packages: build/tee-agent_VERSION_all.deb and build/tee-agent-ini
 	@sh packaging/setup.sh deb
 	@sh packaging/deb.sh
 
-vm: ## only the boots: our packages in a Debian 13 image with an encrypted root, in QEMU
+vm: ## the boots: our packages in a Debian 13 image with an encrypted root, in QEMU
 	@sh packaging/setup.sh test
 	@sh packaging/deb.sh
-	@$(PYTHON) -m tests.vm --all
+	@$(PYTHON) -m pytest -q -m vm
 
 clean: ## remove what make made
 	rm -rf build .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
