@@ -160,13 +160,12 @@ def _disks(here: World, scenario: Scenario, folder: Path) -> tuple[Disk, ...]:
 
 def _problems(scenario: Scenario, played: Played, person: Person) -> list[str]:
     ended, found = played.ended, []
-    text = ended.console.decode(errors="replace")
     if person.waits_for:
         found.append(f"the console never showed {person.waits_for!r}")
     if ended.why not in scenario.ends:
         found.append(f"it ended by {ended.why} after {ended.seconds:.0f} s, not by {' or '.join(scenario.ends)}")
-    found += [f"the console did not show {word!r}" for word in scenario.shows if word not in text]
-    found += [f"the console showed {word!r}" for word in scenario.never_shows if word in text]
+    found += [f"the console did not show {word!r}" for word in scenario.shows if qemu.seen(ended.console, word) < 0]
+    found += [f"the console showed {word!r}" for word in scenario.never_shows if qemu.seen(ended.console, word) >= 0]
     if bool(played.report) != scenario.judged:
         found.append("the guest's judge did not report" if scenario.judged else "the system came up, and must not")
     released = any(event["verdict"] == "released" for event in played.decisions)
