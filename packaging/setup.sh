@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 need="python3 python3-venv cryptsetup-bin fuse3 curl ca-certificates"
 case "${1:-demo}" in
     demo) ;;
-    test) need="$need git shellcheck strace debhelper dh-python lowdown lintian man-db mmdebstrap e2fsprogs zstd cpio" ;;
+    test) need="$need git shellcheck strace debhelper dh-python lowdown lintian man-db systemd mmdebstrap e2fsprogs zstd cpio" ;;
     bench) need="$need openssl debhelper dh-python lowdown mmdebstrap e2fsprogs zstd" ;;
     deb) need="debhelper dh-python lowdown" ;;
     *) echo "usage: setup.sh demo|test|bench|deb" >&2; exit 64 ;;
