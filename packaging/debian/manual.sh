@@ -6,4 +6,5 @@ set -eu
 printf '%s\n' "'\\\" t" '.ds AD l'
 page=$(basename "$1" .md)
 sed -e 1d -e 's/^##\(#*\) /#\1 /' "$1" |
-    lowdown -s -Tman -M "title=${page%.*}" -M "section=${page##*.}" -M "source=tee-agent" -M "date=$(date -u -d "@${SOURCE_DATE_EPOCH:-0}" +%F)"
+    lowdown -s -Tman -M "title=${page%.*}" -M "section=${page##*.}" -M "source=tee-agent" -M "date=$(date -u -d "@${SOURCE_DATE_EPOCH:-0}" +%F)" |
+    sed -e 's/^\.TS.*/.ad l\n&/'
