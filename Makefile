@@ -23,7 +23,7 @@ check: ## linters and unit tests only: seconds
 	@sh packaging/setup.sh test
 	@$(PYTHON) -m pytest -q tests/test_lint.py tests/unit
 
-bench: ## figures against named peers; writes build/bench.json (ten minutes)
+bench: ## figures against named peers; writes build/bench.json
 	@sh packaging/setup.sh bench
 	@$(PYTHON) -m bench
 

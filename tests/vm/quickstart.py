@@ -6,7 +6,7 @@ differs from a reader's two machines stands in ``Scene.table`` and in the shims 
 
 - names, addresses, UUID and the vendor's URLs are the test's; the service trusts the simulator's root in addition;
 - scp is a shim that copies through the desk, `tas` has ``--state`` added, the checkout is this one (make only says
-  what it would do: `make test` has set up and built already);
+  what it would do: `make vm` has set up and built already);
 - the guest's packages are all there but ours; QEMU boots a kernel and initramfs given as files, so the guest hands its
   new initramfs over before it reboots, where otherwise a boot loader would read it from /boot.
 """
