@@ -1,15 +1,16 @@
 #!/bin/sh
 # Installs what a target needs: Debian packages (as root), then the virtual environment. Quick when all is there.
-#   sh packaging/setup.sh demo|test|bench|deb
+#   sh packaging/setup.sh demo|test|bench|fuzz|deb
 set -eu
 cd "$(dirname "$0")/.."
 need="python3 python3-venv cryptsetup-bin fuse3 curl ca-certificates"
 case "${1:-demo}" in
     demo) ;;
     test) need="$need git shellcheck strace debhelper dh-python lowdown lintian man-db systemd mmdebstrap e2fsprogs zstd cpio" ;;
+    fuzz) ;;
     bench) need="$need openssl debhelper dh-python lowdown mmdebstrap e2fsprogs zstd" ;;
     deb) need="debhelper dh-python lowdown" ;;
-    *) echo "usage: setup.sh demo|test|bench|deb" >&2; exit 64 ;;
+    *) echo "usage: setup.sh demo|test|bench|fuzz|deb" >&2; exit 64 ;;
 esac
 
 missing=
@@ -43,4 +44,8 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r packaging/requirements-dev.txt
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
     echo "$wanted" >"$stamp"
+fi
+
+if [ "${1:-demo}" = fuzz ] && ! .venv/bin/python -c 'import atheris' 2>/dev/null; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r packaging/requirements-fuzz.txt
 fi

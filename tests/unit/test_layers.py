@@ -36,7 +36,15 @@ RULES: dict[str, set[str]] = {
     "tas/": {"tas", "agent", "snp", "tdx", "cryptography", "rfc8785", "aiohttp", "sdnotify"},
     "sim/": {"sim", "agent", "snp", "tdx", "cryptography", "asn1crypto", "mfusepy"},
 }
-NAMES_VENDORS = ("agent/probe.py", "agent/verify/")
+NAMES_VENDORS = (
+    "agent/probe.py",
+    "agent/verify/",
+    "agent/device/",
+    "agent/collateral/",
+    "agent/admin/predict.py",
+    "agent/commands/eventlog.py",
+    "agent/rtmr.py",
+)
 """The only places of agent/ that may name snp or tdx."""
 
 
