@@ -20,7 +20,8 @@ from typing import Any
 from agent.core import binding
 from agent.core.errors import FormatError, Revoked, TcbRejected, TeeAgentError
 from agent.core.model import Tee, Verified
-from agent.core.policy import TCB_PARTS, Policy
+from agent.core.policy import Policy
+from agent.core.tcbrule import TCB_PARTS
 from agent.verify.evidence import appraised_fields, detect, verify_evidence
 from tas import policies, request, wrap
 from tas.log import Log, Value

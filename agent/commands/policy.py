@@ -12,7 +12,7 @@ from agent.admin import files
 from agent.admin.evidence import live
 from agent.core.config import Config
 from agent.core.draft import UP_TO_DATE, draft, remarks
-from agent.core.policy import TCB_ORDER
+from agent.core.tcbrule import TCB_ORDER
 from agent.deadline import Deadline
 
 HELP = "Draft the policy that releases a secret to this machine."

@@ -6,13 +6,18 @@ the document does not cover. MRTD is never written without RTMR0 to 2 (DESIGN.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.core import appraisal
+from agent.core.appraisal import Octets
+from agent.core.canonical import shown
 from agent.core.errors import PolicyViolation
 from agent.core.model import Tee
-from agent.core.policy import TCB_PARTS, WORKLOAD, Floor, Policy, evaluate, evaluate_floor
+from agent.core.policy import GROUPS, WORKLOAD, Floor, Policy, evaluate, evaluate_floor
+from agent.core.policyset import ANY_OF, MEASUREMENT_SIZE, places
+from agent.core.rules import RULES, bad, hex_bytes, holds
+from agent.core.tcbrule import TCB_PARTS
 
 POLICY_TYPE = {Tee.SNP: "SNP", Tee.TDX: "TDX"}
 UP_TO_DATE = "UpToDate"
@@ -23,11 +28,21 @@ DEMANDS = ("single_socket_required", "mem_aes_256_xts", "rapl_dis", "ciphertext_
 Fields = Mapping[str, Any]
 
 
-def draft(tee: Tee, fields: Fields, *, policy_id: str, key_id: str, tcb: str = UP_TO_DATE) -> Policy:
+def draft(
+    tee: Tee,
+    fields: Fields,
+    *,
+    policy_id: str,
+    key_id: str,
+    tcb: str = UP_TO_DATE,
+    also: Sequence[Mapping[str, str]] = (),
+) -> Policy:
     """The policy that releases secret ``key_id`` to what is running. ``tcb`` is the least status of TDX's parts.
 
-    Raises FormatError (a bad id) and PolicyViolation (``verify.policy.floor``): a machine below the floor gets no
-    secret under any policy, so none is drawn.
+    ``also`` are further workloads to accept (the predicted next boot): each has exactly the names of WORKLOAD, 48 bytes
+    as hex. They are accepted as wholes: no mixture of two is. Raises FormatError (a bad id, a bad workload) and
+    PolicyViolation (``verify.policy.floor``): a machine below the floor gets no secret under any policy, so none is
+    drawn.
     """
     for check in evaluate_floor(Floor(vmpl=fields.get("vmpl", 0)), tee, fields):
         if not check.ok:
@@ -37,16 +52,38 @@ def draft(tee: Tee, fields: Fields, *, policy_id: str, key_id: str, tcb: str = U
                 hint="no service releases anything to this machine: mend how the VM is launched, then draft again",
                 code="verify.policy.floor",
             )
-    rules = _snp(fields) if tee is Tee.SNP else _tdx(fields, tcb)
+    workloads = _workloads(tee, fields, also)
+    rules = _snp(fields, workloads) if tee is Tee.SNP else _tdx(fields, workloads, tcb)
     metadata = {"policy_type": POLICY_TYPE[tee], "policy_id": policy_id, "key_id": key_id}
     policy = Policy.parse({"metadata": metadata, "validation_rules": rules})
     _accepts(policy, tee, fields, tcb)
     return policy
 
 
-def _snp(fields: Fields) -> dict[str, Any]:
+def _workloads(tee: Tee, fields: Fields, also: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """What runs, then the others, each once."""
+    found = [{name: str(fields[name]) for name in WORKLOAD[tee]}]
+    for workload in also:
+        values = _values(tee, workload)
+        if values not in found:
+            found.append(values)
+    return found
+
+
+def _values(tee: Tee, workload: Mapping[str, str]) -> dict[str, str]:
+    """The workload's values in lower case. Raises FormatError unless its names and sizes are exactly right."""
+    if set(workload) != set(WORKLOAD[tee]):
+        raise bad(f"a workload of {tee} has {', '.join(WORKLOAD[tee])}, not {', '.join(sorted(workload))}")
+    values = {name: hex_bytes(workload[name]) or b"" for name in WORKLOAD[tee]}
+    for name, value in values.items():
+        if len(value) != MEASUREMENT_SIZE:
+            raise bad(f"{name}: {shown(str(workload[name]))} is not {MEASUREMENT_SIZE} bytes as hex")
+    return {name: value.hex() for name, value in values.items()}
+
+
+def _snp(fields: Fields, workloads: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     return {
-        "measurement": {"allow_list": [fields["measurement"]]},
+        "measurement": {"allow_list": [workload["measurement"] for workload in workloads]},
         "vmpl": {"exact_match": fields["vmpl"]},
         "policy": _guest_policy(fields),
         "reported_tcb": {name: {"min_value": part} for name, part in fields["reported_tcb"].items() if name != "raw"},
@@ -61,10 +98,85 @@ def _guest_policy(fields: Fields) -> dict[str, bool]:
     return forbidden | {name: True for name in DEMANDS if bits.get(name) is True}
 
 
-def _tdx(fields: Fields, tcb: str) -> dict[str, Any]:
-    body = {name: {"allow_list": [fields[name]]} for name in WORKLOAD[Tee.TDX]}
+def _tdx(fields: Fields, workloads: Sequence[Mapping[str, str]], tcb: str) -> dict[str, Any]:
+    """One workload in the public service's form; several as any_of, for lists would accept mixtures of them."""
     attributes = {"td_attributes": {"exact_match": fields["td_attributes"]}}
-    return {"tcb": dict.fromkeys(TCB_PARTS, tcb), "body": {**body, **attributes}}
+    parts = {"tcb": dict.fromkeys(TCB_PARTS, tcb)}
+    if len(workloads) == 1:
+        body = {name: {"allow_list": [value]} for name, value in workloads[0].items()}
+        return {**parts, "body": {**body, **attributes}}
+    exact = [{name: {"exact_match": value} for name, value in workload.items()} for workload in workloads]
+    return {**parts, "body": attributes, ANY_OF: [{"body": rules} for rules in exact]}
+
+
+def tighten(policy: Policy, keep: Mapping[str, str]) -> Policy:
+    """The same policy for one workload only: ``keep`` has the names of WORKLOAD, 48 bytes as hex.
+
+    Everything else that the policy says stays; its signature goes, for it was made over the larger set. Raises
+    FormatError (``keep``) and PolicyViolation when the policy does not accept this workload.
+    """
+    tee = policy.tee
+    values = _values(tee, keep)
+    rules = _narrowed(policy.rules, values, GROUPS[tee])
+    if ANY_OF in rules:
+        fitting = [item for item in rules.pop(ANY_OF) if _fits(item, values, GROUPS[tee])]
+        if not fitting:
+            raise _not_in_set(f"no alternative of {ANY_OF} is")
+        alternative = _narrowed(fitting[0], values, GROUPS[tee])
+        merged = _merged(rules, alternative)
+        rules = merged if merged is not None else {**rules, ANY_OF: [alternative]}
+    document = {name: item for name, item in policy.document.items() if name != "signature"}
+    return Policy.parse({**document, "validation_rules": rules})
+
+
+def _not_in_set(what: str) -> PolicyViolation:
+    return PolicyViolation(
+        f"the policy does not accept this workload: {what} what is to be kept",
+        hint="draft a policy from what runs now, or boot what the policy accepts",
+    )
+
+
+def _fits(rules: Mapping[str, Any], values: Mapping[str, str], groups: Sequence[str]) -> bool:
+    return all(_holds(rule, value) for name, value in values.items() for rule in places(rules, name, groups))
+
+
+def _holds(rule: Any, value: str) -> bool:
+    """Whether every rule over a 48-byte field lets this value in."""
+    rule = rule if isinstance(rule, Mapping) else {"exact_match": rule}
+    octets = Octets(bytes.fromhex(value))
+    return all(name in RULES and holds(name, octets, operand)[0] for name, operand in rule.items())
+
+
+def _narrowed(rules: Mapping[str, Any], values: Mapping[str, str], groups: Sequence[str]) -> dict[str, Any]:
+    """The rules with every list over a workload's field cut to the one value."""
+    narrowed: dict[str, Any] = {}
+    for name, rule in rules.items():
+        if name in groups and isinstance(rule, Mapping):
+            narrowed[name] = _narrowed(rule, values, ())
+        elif name not in values:
+            narrowed[name] = rule
+        elif not _holds(rule, values[name]):
+            raise _not_in_set(f"{name} is not")
+        elif isinstance(rule, Mapping) and "allow_list" in rule:
+            narrowed[name] = {**rule, "allow_list": [values[name]]}
+        else:
+            narrowed[name] = rule
+    return narrowed
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Both sets of rules as one; None where both say something of the same field."""
+    merged = dict(one)
+    for name, rule in other.items():
+        if name not in merged:
+            merged[name] = rule
+            continue
+        both = isinstance(merged[name], Mapping) and isinstance(rule, Mapping) and not {*merged[name], *rule} & {*RULES}
+        within = _merged(merged[name], rule) if both else None
+        if within is None:
+            return None
+        merged[name] = within
+    return merged
 
 
 def _accepts(policy: Policy, tee: Tee, fields: Fields, tcb: str) -> None:

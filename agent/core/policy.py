@@ -14,38 +14,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.core import appraisal, canonical, rules
+from agent.core import appraisal, canonical, policyset, rules, tcbrule
 from agent.core.appraisal import Node
-from agent.core.errors import FormatError, UsageError
+from agent.core.errors import UsageError
 from agent.core.model import Check, Tee
+from agent.core.rules import bad
 
 MAX_BYTES = 1 << 20
 """Longest policy document."""
 MAX_DEPTH = 16
-MEASUREMENT_SIZE = 48
 POLICY_TYPES = {"sev": Tee.SNP, "snp": Tee.SNP, "sev-snp": Tee.SNP, "amd-sev-snp": Tee.SNP} | {
     "tdx": Tee.TDX,
     "intel-tdx": Tee.TDX,
 }
 """metadata.policy_type, in any case."""
+GROUPS = {Tee.SNP: (), Tee.TDX: ("body",)}
+"""Groups of the public service in which the workload's fields stand too."""
 WORKLOAD = {Tee.SNP: ("measurement",), Tee.TDX: ("mr_td", "rtmr0", "rtmr1", "rtmr2")}
 """What a policy must pin for it to say anything about the workload."""
-TCB_ORDER = (
-    "NotSupported",
-    "Revoked",
-    "OutOfDateConfigurationNeeded",
-    "OutOfDate",
-    "ConfigurationAndSWHardeningNeeded",
-    "ConfigurationNeeded",
-    "SWHardeningNeeded",
-    "UpToDate",
-)
-"""Intel's TCB statuses, worst first. Launch-time ones (TDRelaunchAdvised...) count as OutOfDate."""
-TCB_PARTS = ("platform_tcb", "tdx_module_tcb", "qe_tcb")
-
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_SHOWN = 4
 _SECTIONS = frozenset({"metadata", "validation_rules", "signature"})
-_RELAUNCH = {"TDRelaunchAdvised": "OutOfDate", "TDRelaunchAdvisedConfigurationNeeded": "OutOfDateConfigurationNeeded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +58,16 @@ class Policy:
     def parse(cls, document: Mapping[str, Any]) -> Policy:
         """Raises FormatError (code "format.policy") saying what is wrong or what it fails to constrain."""
         if unknown := sorted(set(document) - _SECTIONS):
-            raise _bad(f"section {canonical.shown(unknown[0])} is not supported: it could not be enforced")
+            raise bad(f"section {canonical.shown(unknown[0])} is not supported: it could not be enforced")
         metadata, found = document.get("metadata"), document.get("validation_rules")
         if not isinstance(metadata, Mapping) or not isinstance(found, Mapping):
-            raise _bad("metadata and validation_rules are required, both as objects")
+            raise bad("metadata and validation_rules are required, both as objects")
         policy_type = metadata.get("policy_type")
         if not isinstance(policy_type, str) or policy_type.lower() not in POLICY_TYPES:
-            raise _bad("metadata.policy_type is not one of SEV, SNP, TDX")
+            raise bad("metadata.policy_type is not one of SEV, SNP, TDX")
         policy = cls(_policy_id(metadata.get("policy_id")), _key_id(metadata), policy_type, found, document)
-        for name, rule in found.items():
-            if policy.tee is Tee.TDX and name == "tcb":
-                _check_tcb_shape(rule)
-            else:
-                _check_shape(rule, name, 1)
-        _check_constrains(policy)
+        _check_rules(policy)
+        policyset.require_pinned(found, WORKLOAD[policy.tee], GROUPS[policy.tee])
         return policy
 
     @classmethod
@@ -108,7 +93,9 @@ def evaluate(policy: Policy, fields: Mapping[str, Any]) -> list[Check]:
     root = appraisal.tree(fields)
     for name, rule in policy.rules.items():
         if policy.tee is Tee.TDX and name == "tcb":
-            checks += _tcb(rule, fields.get("tcb"))
+            checks += tcbrule.evaluate(rule, fields.get("tcb"))
+        elif name == policyset.ANY_OF:
+            checks.append(_any_of(rule, root))
         else:
             checks += _node(rule, root.children.get(name), name)
     return renumbered(checks, 1)
@@ -136,93 +123,63 @@ def _node(rule: Any, node: Node | None, path: str) -> list[Check]:
     return checks
 
 
-def _tcb(rule: Mapping[str, Any], statuses: Any) -> list[Check]:
-    found = statuses if isinstance(statuses, Mapping) else {}
-    checks = []
-    for name, wanted in rule.items():
-        have = str(found.get(name, "unknown"))
-        if name == "update":
-            ok = wanted == "standard" or have == "early"
-        else:
-            have = _RELAUNCH.get(have, have)
-            ok = have in TCB_ORDER[2:] and TCB_ORDER.index(have) >= TCB_ORDER.index(wanted)
-        checks.append(_check(f"tcb.{name}", ok=ok, detail="" if ok else f"{have}, {wanted} is required"))
-    return checks
+def _any_of(alternatives: Sequence[Mapping[str, Any]], root: Node) -> Check:
+    """One check for the whole set: which alternative holds, or what each fails first."""
+    failed = []
+    for number, alternative in enumerate(alternatives, 1):
+        checks = [check for name, rule in alternative.items() for check in _node(rule, root.children.get(name), name)]
+        wrong = next((check.name.removeprefix("policy: ") for check in checks if not check.ok), "")
+        if not wrong:
+            return _check(policyset.ANY_OF, ok=True, detail=f"alternative {number} of {len(alternatives)}")
+        failed.append(f"{number} fails {wrong}")
+    more = f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+    return _check(policyset.ANY_OF, ok=False, detail=f"no alternative holds: {', '.join(failed[:_SHOWN])}{more}")
 
 
 def _check(name: str, *, ok: bool, detail: str) -> Check:
     return Check(0, f"policy: {name}", ok, detail)
 
 
-def _bad(message: str) -> FormatError:
-    return FormatError(f"policy: {message}", record="policy", code="format.policy")
-
-
 def _policy_id(value: Any) -> str:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not _ID.fullmatch(text):
-        raise _bad("metadata.policy_id is not 1 to 128 characters of A-Z a-z 0-9 _ . -")
+        raise bad("metadata.policy_id is not 1 to 128 characters of A-Z a-z 0-9 _ . -")
     return text
 
 
 def _key_id(metadata: Mapping[str, Any]) -> str:
     value = metadata.get("key_id")
     if not isinstance(value, str) or not value or not canonical.is_text(value, 256):
-        raise _bad("metadata.key_id is not text of 1 to 256 bytes")
+        raise bad("metadata.key_id is not text of 1 to 256 bytes")
     return value
+
+
+def _check_rules(policy: Policy) -> None:
+    for name, rule in policy.rules.items():
+        if policy.tee is Tee.TDX and name == "tcb":
+            tcbrule.check_shape(rule)
+        elif name == policyset.ANY_OF:
+            for alternative in policyset.check_any_of(rule):
+                for inner, operand in alternative.items():
+                    _check_shape(operand, inner, 1)
+        else:
+            _check_shape(rule, name, 1)
 
 
 def _check_shape(rule: Any, path: str, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise _bad("nested too deeply")
+        raise bad("nested too deeply")
     if not isinstance(rule, Mapping):
         if depth == 1 or not isinstance(rule, int | str):
-            raise _bad(f'{canonical.shown(path)}: a rule is an object such as {{"exact_match": ...}}')
+            raise bad(f'{canonical.shown(path)}: a rule is an object such as {{"exact_match": ...}}')
         return
     if not rule:
-        raise _bad(f"{canonical.shown(path)}: an empty rule accepts anything")
+        raise bad(f"{canonical.shown(path)}: an empty rule accepts anything")
     for name, operand in rule.items():
         if name in rules.RULES:
             rules.check_shape(name, operand, canonical.shown(path))
         else:
             _check_shape(operand, f"{path}.{name}", depth + 1)
-
-
-def _check_tcb_shape(rule: Any) -> None:
-    if not isinstance(rule, Mapping) or not rule:
-        raise _bad("tcb is an object of platform_tcb, tdx_module_tcb, qe_tcb, update")
-    for name, value in rule.items():
-        if name == "update":
-            allowed: Sequence[str] = ("standard", "early")
-        elif name in TCB_PARTS:
-            allowed = TCB_ORDER
-        else:
-            raise _bad(f"tcb: unknown part {canonical.shown(str(name))}")
-        if value not in allowed:
-            raise _bad(f"tcb.{name} is not one of {', '.join(allowed)}")
-
-
-def _check_constrains(policy: Policy) -> None:
-    for name in WORKLOAD[policy.tee]:
-        places = [policy.rules.get(name)]
-        if policy.tee is Tee.TDX and isinstance(body := policy.rules.get("body"), Mapping):
-            places.append(body.get(name))
-        operands = [operand for place in places for operand in _pinned(place)]
-        if not operands:
-            wanted = ", ".join(WORKLOAD[policy.tee])
-            raise _bad(f"{name} is not constrained: exact_match or allow_list is required for {wanted}")
-        for operand in operands:
-            if len(rules.hex_bytes(operand) or b"") != MEASUREMENT_SIZE:
-                raise _bad(f"{name}: {canonical.shown(str(operand))} is not {MEASUREMENT_SIZE} bytes as hex")
-
-
-def _pinned(rule: Any) -> list[Any]:
-    if isinstance(rule, str):  # shorthand inside body
-        return [rule]
-    if not isinstance(rule, Mapping):
-        return []
-    exact = [rule["exact_match"]] if "exact_match" in rule else []
-    return [*exact, *rule.get("allow_list", [])]
 
 
 FLOOR_NAMES = frozenset({"debug", "sept-ve", "vmpl"})

@@ -105,7 +105,12 @@ def check_shape(rule: str, expected: Any, where: str) -> None:
         fits = isinstance(expected, int | str) and not isinstance(expected, bool)
         form = "a number"
     if not fits:
-        raise FormatError(f"policy: {where}: {rule} wants {form}", record="policy", code="format.policy")
+        raise bad(f"{where}: {rule} wants {form}")
+
+
+def bad(message: str) -> FormatError:
+    """The error for a policy that is refused when it is read."""
+    return FormatError(f"policy: {message}", record="policy", code="format.policy")
 
 
 def text(value: Scalar) -> str:

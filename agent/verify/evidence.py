@@ -28,7 +28,8 @@ from agent.core.errors import (
     VerificationError,
 )
 from agent.core.model import Check, Endorsements, ReportData, Tee, TrustAnchor, Verified
-from agent.core.policy import TCB_ORDER, Floor, Policy, evaluate, evaluate_floor, renumbered
+from agent.core.policy import Floor, Policy, evaluate, evaluate_floor, renumbered
+from agent.core.tcbrule import TCB_ORDER
 from agent.core.x509 import subject_public_key_info
 from agent.verify.endorsements import certificates_in_pem
 

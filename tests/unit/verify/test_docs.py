@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from agent.core.model import Tee
-from agent.core.policy import FLOOR_NAMES, TCB_ORDER, TCB_PARTS
+from agent.core.policy import FLOOR_NAMES
 from agent.core.rules import RULES
+from agent.core.tcbrule import TCB_ORDER, TCB_PARTS
 from agent.verify.bundle import verify_bundle
 from sim.psp import GuestOptions
 from tests.support.bundles import Signer
