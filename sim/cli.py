@@ -7,21 +7,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.core.errors import TeeAgentError, UsageError
-from sim import host
+from sim import cuse, devices, host
 from sim.export import Machine, export
 from sim.faults import HELP, Faults, FaultyProvider, parse
 from sim.keys import State
+from sim.mount import Mount
 from sim.psp import GuestOptions, SecureProcessor
 from sim.qe import DomainOptions, QuotingEnclave
-from sim.service import Service, complain, in_background
+from sim.service import Face, Service, complain, in_background
 from sim.tree import Tree
 from snp.words import Product
+from tdx import qgs
 
 DESCRIPTION = """\
 A simulated TEE below the kernel interface: mounts the content of configfs-tsm's report/ directory
-(/sys/kernel/config/tsm/report) with genuine formats, owners, modes and errors. Evidence is signed by throw-away
-AMD or Intel hierarchies kept in --state; a verifier accepts it only when given DIR/root.pem of --export as an added
-root. Development and tests only: refuses to start on a machine with a genuine TEE. Needs root and FUSE 3."""
+(/sys/kernel/config/tsm/report) with genuine formats, owners, modes and errors; or, with --interface device, serves
+/dev/sev-guest, or /dev/tdx_guest and the host's quote generation service. Evidence is signed by throw-away AMD or
+Intel hierarchies kept in --state; a verifier accepts it only when given DIR/root.pem of --export as an added root.
+Development and tests only: refuses to start on a machine with a genuine TEE. Needs root, and FUSE 3 or CUSE."""
 
 EXAMPLES = """\
 
@@ -32,10 +35,12 @@ examples:
   mkdir /tmp/tsm/me; head -c64 /dev/urandom >/tmp/tsm/me/inblob; sha256sum /tmp/tsm/me/outblob; rmdir /tmp/tsm/me
   python3 -m sim --tee snp --mount /tmp/tsm --state /tmp/sim --control /tmp/sim.sock
   python3 -m sim.control /tmp/sim.sock fault eio:1
+  modprobe -a cuse vsock_loopback
+  python3 -m sim --tee tdx --interface device --state /tmp/sim
 
-Without --foreground it returns once the tree is there; umount MOUNT (or SIGTERM) ends it and leaves nothing but
---state and --export. Exit: 0 ended as asked, 64 usage, 69 cannot run here (genuine TEE, no root, no FUSE),
-73 mount point in use."""
+Without --foreground it returns once the TEE can be seen; umount MOUNT (or SIGTERM) ends it and leaves nothing but
+--state and --export. Exit: 0 ended as asked, 64 usage, 69 cannot run here (genuine TEE, no root, no FUSE or CUSE),
+73 mount point, device or port in use."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("--tee", choices=("snp", "tdx", "none"), required=True, help="none: a kernel without provider")
-    result.add_argument("--mount", type=Path, required=True, metavar="DIR", help="mount point, made if missing")
+    result.add_argument("--interface", choices=("configfs", "device"), default="configfs", help="configfs if not given")
+    result.add_argument("--mount", type=Path, metavar="DIR", help="configfs: mount point, made if missing")
     result.add_argument("--state", type=Path, required=True, metavar="DIR", help="keys and CAs, made at first start")
     result.add_argument("--export", type=Path, metavar="DIR", help="write certs/ crls/ root.pem (TDX: and JSON) here")
     snp = result.add_argument_group("SEV-SNP")
@@ -58,11 +64,13 @@ def parser() -> argparse.ArgumentParser:
     tdx = result.add_argument_group("TDX")
     for register in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"):
         tdx.add_argument(f"--{register}", type=_digest, default=b"", metavar="HEX", help="48 bytes")
+    tdx.add_argument("--qgs-port", type=int, default=qgs.PORT, metavar="N", help="device: vsock port of the QGS (4050)")
+    tdx.add_argument("--qgs-socket", type=Path, metavar="PATH", help="device: a Unix socket instead of the vsock port")
     result.add_argument("--debug-guest", action="store_true", help="a guest that its host may debug")
     result.add_argument("--fault", action="append", default=[], metavar="SPEC", help="see below")
     result.add_argument("--control", type=Path, metavar="SOCKET", help="change faults later: python3 -m sim.control")
-    result.add_argument("--ready-file", type=Path, metavar="FILE", help="gets the process id once the tree is there")
-    result.add_argument("--ready-fd", type=int, metavar="N", help='gets "ready" once the tree is there')
+    result.add_argument("--ready-file", type=Path, metavar="FILE", help="gets the process id once the TEE is there")
+    result.add_argument("--ready-fd", type=int, metavar="N", help='gets "ready" once the TEE is there')
     result.add_argument("--foreground", action="store_true", help="do not go into the background")
     return result
 
@@ -98,19 +106,28 @@ def _run(arguments: argparse.Namespace) -> int:
     faults = Faults(tuple(parse(spec) for spec in arguments.fault))
     if arguments.product == Product.TURIN.lower() and arguments.report_version == 2 and arguments.tee == "snp":
         raise UsageError("Turin has no version 2 reports", hint="--report-version 3 or 5")
+    device = arguments.interface == "device"
+    if device == bool(arguments.mount) or (device and arguments.tee == "none"):
+        raise UsageError("--interface configfs needs --mount DIR; --interface device needs a TEE, and no mount point")
     host.refuse_genuine()
-    host.require_privileges()
+    host.require_privileges(cuse.CHANNEL if device else host.FUSE)
     try:
         hardware = machine(arguments, datetime.now(UTC))
         if hardware and arguments.export:
             export(hardware, arguments.export)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from error
-    tree = Tree(
-        FaultyProvider(hardware, faults) if hardware else None, lambda: faults.take("generation-race") is not None
+    service = Service(
+        _face(arguments, hardware, faults), faults, arguments.control, arguments.ready_file, arguments.ready_fd
     )
-    service = Service(tree, faults, arguments.mount, arguments.control, arguments.ready_file, arguments.ready_fd)
     return service.run(lambda: None) if arguments.foreground else in_background(service)
+
+
+def _face(arguments: argparse.Namespace, hardware: Machine | None, faults: Faults) -> Face:
+    if hardware is None or arguments.interface == "configfs":
+        provider = FaultyProvider(hardware, faults) if hardware else None
+        return Mount(Tree(provider, lambda: faults.take("generation-race") is not None), arguments.mount)
+    return devices.face(hardware, faults, State(arguments.state), arguments.qgs_socket or arguments.qgs_port)
 
 
 def _digest(text: str) -> bytes:

@@ -24,18 +24,26 @@ ERRNOS = {
     "einval": errno.EINVAL,
     "etimedout": errno.ETIMEDOUT,
     "eio": errno.EIO,
+    "enotty": errno.ENOTTY,
 }
 
 HELP = """\
 faults (--fault NAME[:COUNT[:VALUE]], may be repeated; COUNT * = until cleared):
-  ebusy eintr einval etimedout eio   the next COUNT (1) requests for a report fail with this errno
+  ebusy eintr einval etimedout eio enotty
+                                     the next COUNT (1) requests for a report fail with this errno; /dev/sev-guest
+                                     gives EIO for ebusy, with the VMM's error, and the firmware's refusal for einval
   generation-race                    another writer changes the entry right after COUNT (1) outblob reads
   short-read[:COUNT[:BYTES]]         outblob is cut to BYTES (100) for COUNT (1) reports
   no-certs                           auxblob is empty (COUNT *)
   debug                              the guest's policy allows debugging (COUNT *)
-  throttle[:REPORTS[:SECONDS]]       after REPORTS (10) reports, one stall of SECONDS (10), again and again"""
+  throttle[:REPORTS[:SECONDS]]       after REPORTS (10) reports, one stall of SECONDS (10), again and again
+  invalid-len                        /dev/sev-guest: no buffer is large enough for the certificates (COUNT *)
+  qgs-error qgs-silent               the quote generation service gives an error COUNT (1) times, or hangs up"""
 
-_COUNTS = {**dict.fromkeys(ERRNOS, 1), "generation-race": 1, "short-read": 1, "no-certs": ALWAYS, "debug": ALWAYS}
+_COUNTS = {
+    **dict.fromkeys((*ERRNOS, "generation-race", "short-read", "qgs-error", "qgs-silent"), 1),
+    **dict.fromkeys(("no-certs", "debug", "invalid-len"), ALWAYS),
+}
 _VALUES = {"short-read": 100.0, "throttle": 10.0}
 _THROTTLE_REPORTS = 10
 _FAILURES = frozenset(ERRNOS)

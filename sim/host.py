@@ -10,6 +10,7 @@ from pathlib import Path
 from agent.core.errors import Conflict, DeviceMissing, PermissionMissing, PlatformError
 from sim.fuse import FSNAME
 
+FUSE = Path("/dev/fuse")
 MNT_DETACH = 2
 _MARKS = {
     "dev/sev-guest": "the SEV-SNP guest device",
@@ -40,12 +41,12 @@ def refuse_genuine(root: Path = Path("/")) -> None:
         )
 
 
-def require_privileges() -> None:
-    """Raises PermissionMissing, DeviceMissing."""
+def require_privileges(device: Path = FUSE) -> None:
+    """``device``: what the kernel's side of the simulator is reached by. Raises PermissionMissing, DeviceMissing."""
     if os.geteuid():
-        raise PermissionMissing("the simulator mounts a tree of root-owned files: run it as root")
-    if not Path("/dev/fuse").exists():
-        raise DeviceMissing("/dev/fuse is missing", hint="modprobe fuse; in a container, pass the device in")
+        raise PermissionMissing("the simulator shows a device of root's: run it as root")
+    if not device.exists():
+        raise DeviceMissing(f"{device} is missing", hint=f"modprobe {device.name}; in a container, pass the device in")
 
 
 def prepare_mountpoint(path: Path) -> bool:

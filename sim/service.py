@@ -1,4 +1,4 @@
-"""The life of a simulator process: mount, say ready, wait for a signal or an unmount, leave nothing behind."""
+"""The life of a simulator process: show a TEE, say ready, wait for a signal or an unmount, leave nothing behind."""
 
 from __future__ import annotations
 
@@ -9,26 +9,40 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from agent.core.errors import PlatformError, TeeAgentError
-from sim import fuse, host
 from sim.control import Server
 from sim.faults import Faults
 from sim.keys import write_atomically
-from sim.tree import Tree
 
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _LEAVE_SECONDS = 1.0
 """A client that keeps a file open keeps the detached tree alive; its descriptors break when this process ends."""
 
 
+class Face(Protocol):
+    """The way in which a TEE is seen by this machine. Each method is called once."""
+
+    def open(self) -> None:
+        """Take what it needs. Raises PlatformError, Conflict, OSError."""
+        ...
+
+    def serve(self, up: Callable[[], None]) -> None:
+        """Until closed, or taken away by somebody else; ``up`` is called once everybody can see it."""
+        ...
+
+    def close(self) -> None:
+        """End ``serve``, from another thread."""
+        ...
+
+
 @dataclass
 class Service:
-    """One tree on one mount point. ``run`` may be called once."""
+    """One face of one TEE. ``run`` may be called once."""
 
-    tree: Tree
+    face: Face
     faults: Faults
-    mount: Path
     control: Path | None = None
     ready_file: Path | None = None
     ready_fd: int | None = None
@@ -38,44 +52,39 @@ class Service:
         try:
             return self._run(ready)
         except OSError as error:
-            raise PlatformError(f"{error.filename or self.mount}: {error.strerror or error}") from error
+            raise PlatformError(f"{error.filename or 'the simulator'}: {error.strerror or error}") from error
 
     def _run(self, ready: Callable[[], None]) -> int:
         # Blocked before any thread starts, so that only this thread, in sigwait, ever sees them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        made = host.prepare_mountpoint(self.mount)
-        mount = self.mount.resolve()
+        self.face.open()
         settled, up = threading.Event(), threading.Event()
 
-        def mounted() -> None:
+        def seen() -> None:
             up.set()
             settled.set()
 
-        server = threading.Thread(target=self._serve, args=(mount, mounted, settled), daemon=True)
+        server = threading.Thread(target=self._serve, args=(seen, settled), daemon=True)
         server.start()
         settled.wait()
         try:
             if not up.is_set():
-                raise PlatformError(
-                    f"{mount}: FUSE could not mount", hint="is libfuse3 installed and /dev/fuse usable?"
-                )
+                raise PlatformError("the kernel did not take what the simulator shows", hint="see above for the reason")
             self._live(ready)
         finally:
             self.faults.clear()
-            host.unmount(mount)
+            self.face.close()
             server.join(_LEAVE_SECONDS)
-            if made:
-                mount.rmdir()
         return 0
 
-    def _serve(self, mount: Path, mounted: Callable[[], None], settled: threading.Event) -> None:
+    def _serve(self, seen: Callable[[], None], settled: threading.Event) -> None:
         try:
-            fuse.serve(self.tree, mount, mounted)
-        except RuntimeError as error:
-            sys.stderr.write(f"sim: libfuse ended with status {error}\n")
+            self.face.serve(seen)
+        except (RuntimeError, OSError, TeeAgentError) as error:
+            sys.stderr.write(f"sim: ended: {error}\n")
         finally:
             settled.set()
-            # Unmounted by somebody else: wake the main thread as a signal would.
+            # Taken away by somebody else: wake the main thread as a signal would.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _live(self, ready: Callable[[], None]) -> None:
