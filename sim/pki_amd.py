@@ -1,7 +1,7 @@
-"""A throw-away AMD key hierarchy: ARK and ASK (RSA-4096), VCEK (P-384), the ARK's CRL.
+"""A throw-away AMD key hierarchy: ARK, ASK or ASVK (RSA-4096), VCEK or VLEK (P-384), the ARK's CRL.
 
 Form as AMD's own: VCEK Certificate and KDS Interface Specification (57230), tables 7 to 9: RSASSA-PSS with SHA-384
-and a 48-byte salt throughout, the VCEK with serial number 0 and AMD's extensions. Only the names say who made it.
+and a 48-byte salt throughout, the leaf with serial number 0 and AMD's extensions. Only the names say who made it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ _PRODUCT_NAMES = {Product.MILAN: "Milan-B0", Product.GENOA: "Genoa", Product.TUR
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """ARK and ASK of one product, with their keys."""
+    """ARK of one product and what issues its leaves, with their keys; ``ask`` is the ASVK where ``kind`` is VLEK."""
 
     product: Product
     ark: x509.Certificate
     ask: x509.Certificate
     ark_key: rsa.RSAPrivateKey
     ask_key: rsa.RSAPrivateKey
+    kind: str = "VCEK"
 
     def crl(self, now: datetime, revoked: Sequence[int] = ()) -> x509.CertificateRevocationList:
         """The ARK's CRL; ``revoked`` are serial numbers (the ASK's, for example)."""
@@ -66,22 +67,31 @@ class Hierarchy:
 
         DER, for cryptography's own parser warns about serial number 0 and means to refuse it.
         """
+        # The hardware id is bare octets, not wrapped in a DER type; Turin's has 8 of CHIP_ID's 64 bytes.
+        turin = self.product is Product.TURIN
+        return self._leaf(key, tcb, now, ("4", chip_id[:8] if turin else chip_id))
+
+    def vlek(self, key: ec.EllipticCurvePublicKey, csp_id: str, tcb: int, now: datetime) -> bytes:
+        """A provider's certificate (DER) at TCB word ``tcb``: no chip, ``csp_id`` says whose it is."""
+        return self._leaf(key, tcb, now, ("5", der.ia5(csp_id)))
+
+    def _leaf(self, key: ec.EllipticCurvePublicKey, tcb: int, now: datetime, identity: tuple[str, bytes]) -> bytes:
         builder = (
             x509.CertificateBuilder()
-            .subject_name(name("SEV-VCEK", _UNIT))
+            .subject_name(name(f"SEV-{self.kind}", _UNIT))
             .issuer_name(self.ask.subject)
             .public_key(key)
             .serial_number(1)
             .not_valid_before(collateral_period(now).start)
             .not_valid_after(self.ask.not_valid_after_utc)
         )
-        for number, value in _vcek_extensions(self.product, chip_id, tcb):
+        for number, value in [*_leaf_extensions(self.product, self.kind, tcb), identity]:
             oid = x509.ObjectIdentifier(f"{_ARC}.{number}")
             builder = builder.add_extension(x509.UnrecognizedExtension(oid, value), critical=False)
         return self._with_serial_zero(builder.sign(self.ask_key, hashes.SHA384(), rsa_padding=_PSS))
 
     def _with_serial_zero(self, certificate: x509.Certificate) -> bytes:
-        """Genuine VCEKs have serial number 0, which the certificate builder refuses: change one byte, sign again."""
+        """Genuine leaves have serial number 0, which the certificate builder refuses: change one byte, sign again."""
         before, after = (_VERSION_3 + der.integer(serial) for serial in (1, 0))
         head, _, rest = certificate.tbs_certificate_bytes.partition(before)
         algorithm = rest[: 2 + rest[1]]
@@ -89,11 +99,12 @@ class Hierarchy:
         return der.sequence(tbs, algorithm, der.bits(self.ask_key.sign(tbs, _PSS, hashes.SHA384())))
 
 
-def hierarchy(state: State, product: Product, now: datetime) -> Hierarchy:
-    """The product's ARK and ASK from ``state``, made there first if need be (call under state.locked())."""
+def hierarchy(state: State, product: Product, now: datetime, kind: str = "VCEK") -> Hierarchy:
+    """The product's ARK and the issuer of ``kind`` from ``state``, made there first (call under state.locked())."""
     prefix = f"amd-{product.lower()}"
-    ark_key, ask_key = state.rsa_key(f"{prefix}-ark"), state.rsa_key(f"{prefix}-ask")
-    crl_path = f"vcek/v1/{product}/crl"
+    issuer, between = ("ask", f"SEV-{product}") if kind == "VCEK" else ("asvk", f"SEV-VLEK-{product}")
+    ark_key, ask_key = state.rsa_key(f"{prefix}-ark"), state.rsa_key(f"{prefix}-{issuer}")
+    paths = {which: f"{which.lower()}/v1/{product}/crl" for which in ("VCEK", "VLEK")}
 
     def make_ark() -> x509.Certificate:
         return (
@@ -101,7 +112,7 @@ def hierarchy(state: State, product: Product, now: datetime) -> Hierarchy:
             .add_extension(usage(signs_certificates=True, signs_crls=True), critical=True)
             .add_extension(subject_key(ark_key), critical=False)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(distribution_point(crl_path), critical=False)
+            .add_extension(distribution_point(paths["VCEK"]), critical=False)
             .sign(ark_key, hashes.SHA384(), rsa_padding=_PSS)
         )
 
@@ -110,16 +121,16 @@ def hierarchy(state: State, product: Product, now: datetime) -> Hierarchy:
     def make_ask() -> x509.Certificate:
         period = Period(ark.not_valid_before_utc, ark.not_valid_after_utc)
         return (
-            _authority(f"SEV-{product}", f"ARK-{product}", ask_key.public_key(), period)
+            _authority(between, f"ARK-{product}", ask_key.public_key(), period)
             .add_extension(subject_key(ask_key), critical=False)
             .add_extension(authority_key(ark_key), critical=False)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(usage(signs_certificates=True), critical=True)
-            .add_extension(distribution_point(crl_path), critical=False)
+            .add_extension(distribution_point(paths[kind]), critical=False)
             .sign(ark_key, hashes.SHA384(), rsa_padding=_PSS)
         )
 
-    return Hierarchy(product, ark, state.certificate(f"{prefix}-ask", make_ask), ark_key, ask_key)
+    return Hierarchy(product, ark, state.certificate(f"{prefix}-{issuer}", make_ask), ark_key, ask_key, kind)
 
 
 def _authority(subject: str, issuer: str, key: rsa.RSAPublicKey, period: Period) -> x509.CertificateBuilder:
@@ -134,15 +145,16 @@ def _authority(subject: str, issuer: str, key: rsa.RSAPublicKey, period: Period)
     )
 
 
-def _vcek_extensions(product: Product, chip_id: bytes, tcb: int) -> list[tuple[str, bytes]]:
-    """AMD's extensions in the order of genuine certificates: arc suffix, value."""
+def _leaf_extensions(product: Product, kind: str, tcb: int) -> list[tuple[str, bytes]]:
+    """AMD's extensions up to the identity, in the order of genuine certificates: arc suffix, value."""
     spl = {part: der.integer(value) for part, value in tcb_parts(tcb, product).items()}
     zero = der.integer(0)
     turin = product is Product.TURIN
-    head = [("1", der.integer(1 if turin else 0)), ("2", der.ia5(_PRODUCT_NAMES[product]))]
+    # A VLEK is for all parts of a product: it names no stepping.
+    name_of = _PRODUCT_NAMES[product] if kind == "VCEK" else str(product)
+    head = [("1", der.integer(1 if turin else 0)), ("2", der.ia5(name_of))]
     boot = [("3.1", spl["bootloader"]), ("3.2", spl["tee"])]
     spare = [("3.5", zero), ("3.6", zero), ("3.7", zero)]
     firmware = ("3.3", spl["snp"])
     middle = [("3.9", spl["fmc"]), *boot, firmware, *spare] if turin else [*boot, ("3.4", zero), *spare, firmware]
-    # The hardware id is bare octets, not wrapped in a DER type; Turin's has 8 of CHIP_ID's 64 bytes.
-    return [*head, *middle, ("3.8", spl["microcode"]), ("4", chip_id[:8] if turin else chip_id)]
+    return [*head, *middle, ("3.8", spl["microcode"])]

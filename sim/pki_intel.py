@@ -82,12 +82,12 @@ class Hierarchy:
         """The platform CA's CRL: it may revoke PCKs."""
         return _crl(self.platform, self.platform_key, now, revoked)
 
-    def tcb_info(self, now: datetime) -> bytes:
-        """TCB info v3 of our FMSPC, signed: current for our SVNs, OutOfDate below them."""
-        return self._signed("tcbInfo", {"id": "TDX", "version": 3, **_issued(now), **_tcb_info_body()})
+    def tcb_info(self, now: datetime, **changes: Any) -> bytes:
+        """TCB info v3 of our FMSPC, signed: current for our SVNs, OutOfDate below them; members of it may differ."""
+        return self._signed("tcbInfo", {"id": "TDX", "version": 3, **_issued(now), **_tcb_info_body(), **changes})
 
-    def qe_identity(self, now: datetime) -> bytes:
-        """QE identity v2 (TD_QE), signed, for Intel's enclave signer: current for our SVN."""
+    def qe_identity(self, now: datetime, **changes: Any) -> bytes:
+        """QE identity v2 (TD_QE), signed, for Intel's enclave signer: current for our SVN; members may differ."""
         body = {
             "id": "TD_QE",
             "version": 2,
@@ -99,7 +99,8 @@ class Hierarchy:
             "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
             "mrsigner": roots.QE_MRSIGNER.hex().upper(),
             "isvprodid": roots.QE_PRODUCT,
-            "tcbLevels": [_level({"isvsvn": QE_ISV_SVN - 2})],
+            "tcbLevels": [level({"isvsvn": QE_ISV_SVN - 2})],
+            **changes,
         }
         return self._signed("enclaveIdentity", body)
 
@@ -225,21 +226,25 @@ def _tcb_info_body() -> dict[str, Any]:
         "tcbEvaluationDataNumber": EVALUATION,
         "tdxModule": module,
         "tdxModuleIdentities": [
-            {"id": "TDX_03", **module, "tcbLevels": [_level({"isvsvn": 3})]},
+            {"id": "TDX_03", **module, "tcbLevels": [level({"isvsvn": 3})]},
             {
                 "id": "TDX_01",
                 **module,
-                "tcbLevels": [_level({"isvsvn": svn}), _level({"isvsvn": svn - 2}, "OutOfDate", _OLD_DATE)],
+                "tcbLevels": [level({"isvsvn": svn}), level({"isvsvn": svn - 2}, "OutOfDate", _OLD_DATE)],
             },
         ],
         "tcbLevels": [
-            _level(_tcb(SGX_SVNS, PCE_SVN, TDX_SVNS)),
-            {**_level(_tcb(old, 5, (1, 0, 2, *[0] * 13)), "OutOfDate", _OLD_DATE), "advisoryIDs": [_OLD_ADVISORY]},
+            level(platform_tcb(SGX_SVNS, PCE_SVN, TDX_SVNS)),
+            {
+                **level(platform_tcb(old, 5, (1, 0, 2, *[0] * 13)), "OutOfDate", _OLD_DATE),
+                "advisoryIDs": [_OLD_ADVISORY],
+            },
         ],
     }
 
 
-def _tcb(sgx: Sequence[int], pce: int, tdx: Sequence[int]) -> dict[str, Any]:
+def platform_tcb(sgx: Sequence[int], pce: int, tdx: Sequence[int]) -> dict[str, Any]:
+    """The ``tcb`` member of a platform's level: least SVNs of its components."""
     # The module's major version (second component) is no SVN: Intel's levels have 0 there.
     tdx = (tdx[0], 0, *tdx[2:])
     return {
@@ -249,5 +254,6 @@ def _tcb(sgx: Sequence[int], pce: int, tdx: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _level(tcb: dict[str, Any], status: str = "UpToDate", date: str = _TCB_DATE) -> dict[str, Any]:
+def level(tcb: dict[str, Any], status: str = "UpToDate", date: str = _TCB_DATE) -> dict[str, Any]:
+    """A TCB level, of a platform, a module or an enclave."""
     return {"tcb": tcb, "tcbDate": date, "tcbStatus": status}

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from agent.core.der import IA5_STRING, Reader
 from agent.core.errors import FormatError
-from agent.core.x509 import CERT_SIGN, Certificate, Crl, Profile, Signed
+from agent.core.x509 import CERT_SIGN, Certificate, Crl, Profile, Signed, signed_under
 
 EcKey = ec.EllipticCurvePublicKey
 
@@ -31,6 +31,7 @@ _TRAILER = bytes.fromhex("a303020101")
 _ALGORITHMS = (b"\x30\x41" + _PSS, b"\x30\x46" + _PSS.replace(b"\x30\x34", b"\x30\x39", 1) + _TRAILER)
 PROFILE = Profile("RSASSA-PSS, SHA-384, MGF1-SHA-384 and 48 bytes of salt", frozenset(_ALGORITHMS), max_crl=1024 * 1024)
 
+_ECDSA_ARC = bytes.fromhex("2a8648ce3d04")
 _P384_SPKI = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
 
 _ECDSA = ec.ECDSA(SHA384())
@@ -63,6 +64,11 @@ def parse_certificate(data: bytes) -> Certificate:
 def parse_crl(data: bytes) -> Crl:
     """Raises FormatError, Oversized."""
     return Crl.parse(data, PROFILE)
+
+
+def is_ecdsa_signed(der: bytes) -> bool:
+    """Whether this is a CRL under an ECDSA algorithm, inside and outside: another vendor's, not ours to judge."""
+    return signed_under(der, _ECDSA_ARC)
 
 
 def is_authority(certificate: Certificate) -> bool:

@@ -24,7 +24,7 @@ from agent.core.x509 import Certificate, Crl, Signed
 from snp import certs
 from snp.abi import Report
 from snp.certs import LeafValues
-from snp.words import Product, tcb_layout
+from snp.words import Product, product_named, tcb_layout
 
 MAX_OBJECTS = 256
 """Certificates, and CRLs, of a bag that are looked at."""
@@ -54,10 +54,12 @@ class Trail:
 class Chain:
     """A chain that passed checks 2 to 8; good only for reports with the same signing key, chip, TCB and product.
 
-    ``starts`` and ``ends`` bound the time in which all parts used are valid.
+    ``csp_id`` is the provider that a VLEK names, "" for a VCEK. ``starts`` and ``ends`` bound the time in which all
+    parts used are valid.
     """
 
     key: certs.EcKey
+    csp_id: str
     product: Product
     anchor: TrustAnchor
     crl: Crl | None
@@ -74,10 +76,10 @@ def build(report: Report, bag: Endorsements, anchors: Sequence[TrustAnchor], at:
     product = _roles(trail, report, leaf, issuer, root)
     _validity(trail, at, (root, issuer, leaf))
     crl = _revocation(trail, at, bag.crls, issuer, root)
-    key = _leaf_matches(trail, report, leaf, product)
+    key, csp_id = _leaf_matches(trail, report, leaf, product)
     starts = [cert.not_before for cert in (root, issuer, leaf)] + ([crl.this_update] if crl else [])
     ends = [cert.not_after for cert in (root, issuer, leaf)] + ([crl.next_update] if crl else [])
-    return Chain(key, product, anchor, crl, max(starts), min(ends), tuple(trail.checks))
+    return Chain(key, csp_id, product, anchor, crl, max(starts), min(ends), tuple(trail.checks))
 
 
 def _find(
@@ -171,8 +173,12 @@ def _validity(trail: Trail, at: datetime, chain: Iterable[Certificate]) -> None:
 
 
 def _revocation(trail: Trail, at: datetime, bag: Sequence[bytes], issuer: Certificate, root: Certificate) -> Crl | None:
-    """Check 7: where CRLs are given, one is the root's, signed and current; no signed one lists issuer or root."""
+    """Check 7: where CRLs are given, one is the root's, signed and current; no signed one lists issuer or root.
+
+    CRLs under ECDSA are another vendor's and not looked at.
+    """
     number, name = 7, "revocation"
+    bag = [der for der in bag if not certs.is_ecdsa_signed(der)]
     if not bag:
         return None
     found, unreadable = _parse_all(bag, certs.parse_crl)
@@ -203,7 +209,7 @@ def _revocation(trail: Trail, at: datetime, bag: Sequence[bytes], issuer: Certif
     return best
 
 
-def _leaf_matches(trail: Trail, report: Report, leaf: Certificate, product: Product) -> certs.EcKey:
+def _leaf_matches(trail: Trail, report: Report, leaf: Certificate, product: Product) -> tuple[certs.EcKey, str]:
     """Check 8: the leaf's extensions name this chip (or provider), this TCB and this product."""
     number, name = 8, "leaf certificate is the report's"
     problem = _mismatch(report, leaf, product)
@@ -215,7 +221,7 @@ def _leaf_matches(trail: Trail, report: Report, leaf: Certificate, product: Prod
     except FormatError as error:
         trail.fail(number, name, ChainInvalid, error.message)
     trail.passed(number, name, f"{values.product_name}, {values.csp_id or 'chip ' + values.hwid[:8].hex()}")
-    return key
+    return key, values.csp_id
 
 
 def _mismatch(report: Report, leaf: Certificate, product: Product | None = None) -> str:
@@ -225,7 +231,7 @@ def _mismatch(report: Report, leaf: Certificate, product: Product | None = None)
     except FormatError as error:
         return error.message
     product = product or report.product
-    if product and values.product_name.split("-")[0] != product:
+    if product and product_named(values.product_name) is not product:
         return f"{leaf.common_name} is for product {values.product_name}, the report's is {product}"
     return _identity_mismatch(report, values, product) or _tcb_mismatch(report, leaf, values, product)
 
@@ -233,6 +239,8 @@ def _mismatch(report: Report, leaf: Certificate, product: Product | None = None)
 def _identity_mismatch(report: Report, values: LeafValues, product: Product | None) -> str:
     if report.signing_key == "VLEK":
         return "" if values.csp_id else "the VLEK names no cloud provider"
+    if not any(report.chip_id):
+        return "the host masked CHIP_ID (it is zero), so no VCEK can be told from that of another chip"
     size = 8 if product is Product.TURIN else 64
     if len(values.hwid) != size or values.hwid + bytes(64 - size) != report.chip_id:
         return "the VCEK is for another chip: its hwID is not the report's CHIP_ID"

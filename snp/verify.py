@@ -9,7 +9,8 @@ Checks, in this order, by the numbers that errors and results carry:
 5. roles and product: names, authority to sign, one product throughout, the report's
 6. certificates in date at the given time
 7. revocation, if CRLs are given: one is the root's, signed, in date, and lists neither issuer nor root
-8. leaf certificate is the report's: hwID = CHIP_ID (VCEK) or a provider named (VLEK), every part of REPORTED_TCB
+8. leaf certificate is the report's: hwID = CHIP_ID (VCEK) or a provider named (VLEK), every part of REPORTED_TCB.
+   A host may mask CHIP_ID (zero): then only a VLEK will do, which vouches for its provider's machines, not for a chip
 9. report signature over its first 0x2A0 bytes
 10. REPORT_DATA, if the caller says what it must be
 
@@ -90,7 +91,7 @@ def verify(
         tee=Tee.SNP,
         version=report.version,
         report_data=report.report_data,
-        fields=report.fields(verified.product),
+        fields=report.fields(verified.product) | ({"csp_id": verified.csp_id} if verified.csp_id else {}),
         root=verified.anchor,
         checks=tuple(trail.checks),
         not_checked=tuple(not_checked),

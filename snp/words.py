@@ -44,6 +44,7 @@ class Product(StrEnum):
     TURIN = "Turin"
 
 
+_NAMES = {**{str(product): product for product in Product}, "Bergamo": Product.GENOA, "Siena": Product.GENOA}
 _MODELS: tuple[tuple[int, range, Product], ...] = (
     (0x19, range(0x10), Product.MILAN),
     (0x19, range(0x10, 0x20), Product.GENOA),
@@ -92,6 +93,14 @@ def policy_bits(word: int) -> dict[str, bool]:
 def platform_bits(word: int) -> dict[str, bool]:
     """Every defined bit of a PLATFORM_INFO word by name."""
     return {name: bool(word >> at & 1) for name, at in PLATFORM_BITS.items()}
+
+
+def product_named(name: str) -> Product | None:
+    """The product line that a certificate's productName is of, whatever stepping it names; None if unknown here.
+
+    Milan-B0 is Milan. Bergamo and Siena are of Genoa's line, under whose keys they hang (AMD 57230, section 1).
+    """
+    return _NAMES.get(name.partition("-")[0])
 
 
 def product_of(family: int, model: int) -> Product | None:

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from agent.core import x509
-from agent.core.der import OID, SEQUENCE, Reader
 from agent.core.errors import ChainInvalid, FormatError, OutOfValidity, Revoked, SignatureInvalid
 from agent.core.x509 import BASIC_CONSTRAINTS, CERT_SIGN, CRL_SIGN, DIGITAL_SIGNATURE
 
@@ -143,20 +142,8 @@ def load_crl(der: bytes) -> Crl:
 
 
 def is_rsa_signed(der: bytes) -> bool:
-    """Whether this is a signed object under an RSA algorithm, inside and outside: another vendor's, not ours to judge.
-
-    One changed bit does not make an object of ours look like one: the algorithm stands there twice.
-    """
-    try:
-        whole = Reader(der, "CRL")
-        parts = whole.inside(SEQUENCE)
-        whole.finish()
-        body, algorithm = parts.inside(SEQUENCE), parts.element(SEQUENCE)
-        body.integer()
-        inner = Reader(algorithm, "CRL").inside(SEQUENCE)
-        return body.element(SEQUENCE) == algorithm and inner.content(OID).startswith(_RSA_ARC)
-    except FormatError:
-        return False
+    """Whether this is a CRL under an RSA algorithm, inside and outside: another vendor's, not ours to judge."""
+    return x509.signed_under(der, _RSA_ARC)
 
 
 def _public_key(spki: bytes) -> ec.EllipticCurvePublicKey:

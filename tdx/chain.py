@@ -84,9 +84,10 @@ def _platform(leaf: Certificate) -> pck.Platform:
 
 def _anchor(root: Certificate, anchors: Iterable[TrustAnchor]) -> TrustAnchor:
     pin = root.spki_sha256
-    for anchor in anchors:
-        if anchor.spki_sha256 == pin:
-            return anchor
+    found = [anchor for anchor in anchors if anchor.spki_sha256 == pin]
+    if found:
+        # A genuine anchor wins over an added one with the same key.
+        return max(found, key=lambda anchor: anchor.genuine)
     raise UntrustedRoot(
         f"root certificate {root} is not a trusted root: the SHA-256 of its key is {pin.hex()}",
         hint="if you trust it, add this root by name; every decision under it will be marked",

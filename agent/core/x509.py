@@ -199,6 +199,24 @@ def subject_public_key_info(certificate: bytes) -> bytes:
     return body.element(der.SEQUENCE)
 
 
+def signed_under(data: bytes, arc: bytes) -> bool:
+    """Whether this is a signed object under an algorithm below ``arc`` (OID content), inside and outside.
+
+    For leaving out what is another vendor's. One changed bit does not make an object look like one: the algorithm
+    stands there twice.
+    """
+    try:
+        whole = Reader(data, "object")
+        parts = whole.inside(der.SEQUENCE)
+        whole.finish()
+        body, algorithm = parts.inside(der.SEQUENCE), parts.element(der.SEQUENCE)
+        body.integer()
+        outer = Reader(algorithm, "object").inside(der.SEQUENCE)
+        return body.element(der.SEQUENCE) == algorithm and outer.content(der.OID).startswith(arc)
+    except FormatError:
+        return False
+
+
 def _frame(data: bytes, what: str, limit: int) -> tuple[Reader, bytes, bytes, bytes]:
     """Reader over the signed part; outer algorithm, signature and signed part as bytes."""
     if len(data) > limit:

@@ -59,11 +59,11 @@ def test_the_certificate_table_is_enough_without_revocation(pki_state: Path) -> 
 def test_vcek_has_amds_form(pki_state: Path, product: Product) -> None:
     chip = SecureProcessor(State(pki_state), GuestOptions(product=product), NOW)
     # version 3, serial number 0: what cryptography's builder refuses
-    assert bytes.fromhex("a003020102020100") in chip.vcek[:24]
+    assert bytes.fromhex("a003020102020100") in chip.leaf[:24]
     report = abi.parse(chip.report(DATA, 0).outblob)
     hwid = report.chip_id[:8] if product is Product.TURIN else report.chip_id
-    assert der.oid("1.3.6.1.4.1.3704.1.4") + der.octets(hwid) in chip.vcek
-    assert (der.oid("1.3.6.1.4.1.3704.1.3.9") in chip.vcek) == (product is Product.TURIN)
+    assert der.oid("1.3.6.1.4.1.3704.1.4") + der.octets(hwid) in chip.leaf
+    assert (der.oid("1.3.6.1.4.1.3704.1.3.9") in chip.leaf) == (product is Product.TURIN)
     assert (report.chip_id[8:] == bytes(56)) == (product is Product.TURIN)
 
 
