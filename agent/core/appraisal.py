@@ -2,7 +2,9 @@
 
 A node has a value, children, or both (SNP's ``policy`` is a 64-bit word and a set of bits). Values keep their kind:
 bool, int, text, Octets (hex in file order) and Word (a number shown as "0x..."), for rules compare like with like.
-Sources: AMD 56860 (guest policy, PLATFORM_INFO), Intel TDX DCAP quoting library API (quote), the service's attributes.
+Sources: AMD 56860 (guest policy, PLATFORM_INFO), Intel TDX DCAP quoting library API (quote), Intel TDX module base
+specification (ATTRIBUTES, XFAM; the latter by the names of the XSAVE components in Intel's SDM volume 1, chapter 13),
+the service's attributes.
 """
 
 from __future__ import annotations
@@ -35,6 +37,42 @@ _PLATFORM_BITS = {
     "ciphertext_hiding_enabled": 4,
     "alias_check_complete": 5,
     "tio_enabled": 7,
+}
+_TD_ATTRIBUTE_BITS = {
+    "debug": 0,
+    "hgs_plus_prof": 4,
+    "perf_prof": 5,
+    "pmt_prof": 6,
+    "icssd": 16,
+    "lass": 27,
+    "sept_ve_disable": 28,
+    "migratable": 29,
+    "pks": 30,
+    "kl": 31,
+    "tpa": 62,
+    "perfmon": 63,
+}
+_XFAM_BITS = {
+    "fp": 0,
+    "sse": 1,
+    "avx": 2,
+    "mpx_bndregs": 3,
+    "mpx_bndcsr": 4,
+    "avx512_opmask": 5,
+    "avx512_zmm_hi256": 6,
+    "avx512_hi16_zmm": 7,
+    "pt": 8,
+    "pku": 9,
+    "pasid": 10,
+    "cet_user": 11,
+    "cet_supervisor": 12,
+    "hdc": 13,
+    "uintr": 14,
+    "lbr": 15,
+    "hwp": 16,
+    "amx_tilecfg": 17,
+    "amx_tiledata": 18,
+    "apx": 19,
 }
 _QE_NAMES = {
     "cpu_svn": "cpusvn",
@@ -149,7 +187,13 @@ def _snp(nodes: Mapping[str, Node]) -> dict[str, Node]:
 
 
 def _tdx(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    extra = {"body": Node(None, {name: nodes[name] for name in _BODY_NAMES if name in nodes})}
+    extra = {
+        name: _with_bits(nodes[name], bits)
+        for name, bits in (("td_attributes", _TD_ATTRIBUTE_BITS), ("xfam", _XFAM_BITS))
+        if name in nodes
+    }
+    body = {**nodes, **extra}
+    extra["body"] = Node(None, {name: body[name] for name in _BODY_NAMES if name in body})
     if "qe" in nodes:
         found = nodes["qe"].children
         report = Node(None, {name: found[ours] for name, ours in _QE_NAMES.items() if ours in found})
@@ -160,6 +204,13 @@ def _tdx(nodes: Mapping[str, Node]) -> dict[str, Node]:
 def _number(nodes: Mapping[str, Node], name: str) -> int | None:
     value = nodes[name].value if name in nodes else None
     return value.value if isinstance(value, Word) else None
+
+
+def _with_bits(found: Node, names: Mapping[str, int]) -> Node:
+    """Eight bytes in file order, and the bits of the little-endian number that they are."""
+    if not isinstance(found.value, Octets) or len(found.value.value) != 8:
+        return found
+    return Node(found.value, _bits(int.from_bytes(found.value.value, "little"), names))
 
 
 def _bits(word: int, names: Mapping[str, int]) -> dict[str, Node]:

@@ -71,13 +71,19 @@ def decode(data: bytes, what: str, limit: int) -> dict[str, Any]:
     return document
 
 
-def parse(data: bytes, what: str, limit: int) -> dict[str, Any]:
-    """The object in ``data``, in any layout; duplicate keys, floats and NaN are refused. Raises as decode."""
+def parse(data: bytes, what: str, limit: int, *, floats: bool = False) -> dict[str, Any]:
+    """The object in ``data``, in any layout; duplicate keys, NaN and, without ``floats``, floats are refused.
+
+    ``floats`` is for documents that others define. Raises as decode.
+    """
     if len(data) > limit:
         raise Oversized(f"{what} has more than {limit} bytes", record=what, expected=f"at most {limit} bytes")
     try:
         document = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_float=float if floats else _no_float,
+            parse_constant=_no_float,
         )
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what} is not JSON: {error}", record=what, code="format.json") from error

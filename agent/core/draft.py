@@ -25,6 +25,8 @@ PERMISSIONS = ("debug_allowed", "migrate_ma_allowed", "smt_allowed", "cxl_allowe
 """Bits of an SNP guest policy that let the host do something (AMD 56860, table 10)."""
 DEMANDS = ("single_socket_required", "mem_aes_256_xts", "rapl_dis", "ciphertext_hiding", "page_swap_disable")
 """Bits of an SNP guest policy that demand something of the host."""
+PROTECTIONS = ("alias_check_complete", "ciphertext_hiding_enabled")
+"""Bits of SNP's platform info that hinder a host: memory aliases (BadRAM), reading of ciphertext."""
 Fields = Mapping[str, Any]
 
 
@@ -82,12 +84,28 @@ def _values(tee: Tee, workload: Mapping[str, str]) -> dict[str, str]:
 
 
 def _snp(fields: Fields, workloads: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    platform = _platform(fields)
     return {
         "measurement": {"allow_list": [workload["measurement"] for workload in workloads]},
         "vmpl": {"exact_match": fields["vmpl"]},
         "policy": _guest_policy(fields),
-        "reported_tcb": {name: {"min_value": part} for name, part in fields["reported_tcb"].items() if name != "raw"},
+        "reported_tcb": _least(fields["reported_tcb"]),
+        # Firmware may have been updated under the running guest: then this launch was older than what is reported.
+        "launch_tcb": _least(fields["reported_tcb"], fields["launch_tcb"]),
+        **({"platform_info": platform} if platform else {}),
     }
+
+
+def _least(*tcbs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each part the lower of the values, as a minimum."""
+    return {name: {"min_value": min(tcb[name] for tcb in tcbs)} for name in tcbs[0] if name != "raw"}
+
+
+def _platform(fields: Fields) -> dict[str, bool]:
+    """Protections of the host's that are on now stay demanded."""
+    tree = appraisal.tree(fields)
+    bits = {name: tree.find(f"platform_info.{name}") for name in PROTECTIONS}
+    return {name: True for name, bit in bits.items() if bit and bit.value is True}
 
 
 def _guest_policy(fields: Fields) -> dict[str, bool]:

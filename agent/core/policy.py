@@ -3,7 +3,8 @@
 ``Policy.parse`` refuses a policy that would accept any workload: SNP must constrain ``measurement``, TDX ``mr_td``
 with ``rtmr0``, ``rtmr1`` and ``rtmr2`` (DESIGN.md section 3). ``evaluate`` fails closed: an unknown field, an unknown
 rule, a value that can't be compared. ``Floor`` is what holds beside every policy, and without one.
-Signatures of policies are not this module's business.
+Signatures of policies are not this module's business (agent.verify.policysign), nor is what a policy leaves open
+(agent.core.unspoken).
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _SECTIONS = frozenset({"metadata", "validation_rules", "signature"})
 class Policy:
     """A policy that constrains the workload. ``rules`` is validation_rules, ``document`` everything as it came.
 
-    ``key_id`` names the secret that the service releases under it.
+    ``key_id`` names the secret that the service releases under it. ``signer`` says who vouches for the document: ""
+    until somebody has verified its signature (agent.verify.policysign).
     """
 
     policy_id: str
@@ -49,6 +51,7 @@ class Policy:
     policy_type: str
     rules: Mapping[str, Any]
     document: Mapping[str, Any]
+    signer: str = ""
 
     @property
     def tee(self) -> Tee:
@@ -73,14 +76,14 @@ class Policy:
     @classmethod
     def from_bytes(cls, data: bytes) -> Policy:
         """From a JSON file. Raises FormatError, Oversized."""
-        return cls.parse(canonical.parse(data, "policy", MAX_BYTES))
+        return cls.parse(canonical.parse(data, "policy", MAX_BYTES, floats=True))
 
     @classmethod
     def pinning(cls, tee: Tee, values: Mapping[str, bytes]) -> Policy:
         """A policy that demands exactly these bytes (48 each) and nothing else. Raises FormatError as parse does."""
         exact = {name: {"exact_match": value.hex()} for name, value in values.items()}
         metadata = {"policy_type": "SNP" if tee is Tee.SNP else "TDX", "policy_id": "command-line", "key_id": "none"}
-        return cls.parse({"metadata": metadata, "validation_rules": exact})
+        return replace(cls.parse({"metadata": metadata, "validation_rules": exact}), signer="command line")
 
 
 def evaluate(policy: Policy, fields: Mapping[str, Any]) -> list[Check]:

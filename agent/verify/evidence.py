@@ -29,13 +29,16 @@ from agent.core.errors import (
 )
 from agent.core.model import Check, Endorsements, ReportData, Tee, TrustAnchor, Verified
 from agent.core.policy import Floor, Policy, evaluate, evaluate_floor, renumbered
-from agent.core.tcbrule import TCB_ORDER
+from agent.core.tcbrule import TCB_ORDER, TCB_PARTS, speaks_of
+from agent.core.unspoken import unspoken
 from agent.core.x509 import subject_public_key_info
 from agent.verify.endorsements import certificates_in_pem
 
 MAX_BYTES = 1 << 20
 """Longest evidence that is read; the parsers have closer bounds of their own."""
 NO_POLICY = "policy: not applied"
+UNSIGNED = "policy: signature"
+"""A policy was applied, and nobody checked who wrote it."""
 
 _TDX_TEE_TYPE = 0x81
 _HEADER = 8
@@ -69,6 +72,7 @@ _TCB_DETAILS = {
     "qe_tcb": ("qe_status",),
 }
 """Where a policy's names for the parts of the TCB are found in tdx.verify's detail."""
+_EVALUATIONS = ("tcb_evaluation_data_number", "qe_identity_evaluation_data_number")
 _VERIFY: dict[Tee, _Verify] = {Tee.SNP: snp.verify.verify, Tee.TDX: tdx.verify.verify}
 
 
@@ -165,23 +169,39 @@ def appraise(verified: Verified, *, policy: Policy | None = None, floor: Floor |
         checks += renumbered(evaluate(policy, fields), len(checks) + 1)
     _require(checks)
     left_out = [*verified.not_checked, *floor.lifted()]
-    if not policy:
-        left_out.append(NO_POLICY)
-    if verified.tcb_status not in ("UpToDate", "n/a") and not (policy and "tcb" in policy.rules):
+    left_out += _left_out(policy, fields)
+    if verified.tcb_status not in ("UpToDate", "n/a") and not _judges_tcb(policy):
         left_out.append(f"TCB status {verified.tcb_status}: no policy's tcb rule judged it")
     return replace(verified, checks=tuple(checks), not_checked=tuple(left_out))
 
 
-def appraised_fields(verified: Verified) -> dict[str, Any]:
-    """The fields that a policy sees: the report's own, and for TDX ``tcb``, the status of each part.
+def _left_out(policy: Policy | None, fields: Mapping[str, Any]) -> list[str]:
+    if policy is None:
+        return [NO_POLICY]
+    unsigned = [] if policy.signer else [UNSIGNED]
+    return [*unsigned, *unspoken(policy, fields)]
 
-    Of a part that has two statuses (TD 1.5: at launch, and now) the worse one stands. Without collateral every part
-    is "n/a", which no policy accepts.
+
+def _judges_tcb(policy: Policy | None) -> bool:
+    rule = policy.rules.get("tcb") if policy else None
+    return all(speaks_of(rule, part) for part in TCB_PARTS)
+
+
+def appraised_fields(verified: Verified) -> dict[str, Any]:
+    """The fields that a policy sees: the report's own, and for TDX ``tcb``.
+
+    ``tcb`` has the status of each part, and with collateral ``status`` (of the whole), ``advisories`` and
+    ``evaluation_data_number``. Of a part that has two statuses (TD 1.5: at launch, and now) the worse one stands, of
+    the numbers of TCB info and QE identity the lower. Without collateral every part is "n/a", which no policy accepts.
     """
     fields = dict(verified.fields)
     if verified.tee is Tee.TDX:
         detail = fields.get("tcb_status_detail") or {}
         fields["tcb"] = {part: _worst(detail, names) for part, names in _TCB_DETAILS.items()}
+        if numbers := [detail[name] for name in _EVALUATIONS if name in detail]:
+            fields["tcb"]["evaluation_data_number"] = min(numbers)
+        if detail:
+            fields["tcb"] |= {"status": verified.tcb_status, "advisories": list(verified.advisories)}
     return fields
 
 

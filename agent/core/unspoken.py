@@ -1,0 +1,95 @@
+"""What a policy says nothing of, though a relying party should care: it is listed as not checked.
+
+The workload is always pinned and the floor always on (agent.core.policy); this is about the rest. In the list is what
+decides how much the host can do to a workload that is otherwise the right one; docs/policy.md gives the reason for
+each, and for what is left out. A field is spoken of when a rule stands over it or over one of its parts; a rule that
+fixes a whole word (exact_match, allow_list) speaks of every part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.core import appraisal, tcbrule
+from agent.core.model import Tee
+from agent.core.policy import GROUPS, Policy
+from agent.core.policyset import ANY_OF
+from agent.core.rules import RULES
+
+CARED_FOR = {
+    Tee.SNP: (
+        "reported_tcb",
+        "launch_tcb",
+        "policy.migrate_ma_allowed",
+        "policy.smt_allowed",
+        "platform_info.alias_check_complete",
+        "platform_info.ciphertext_hiding_enabled",
+        "host_data",
+    ),
+    Tee.TDX: ("td_attributes.migratable", "mr_service_td", "mr_config_id", "mr_owner", "mr_owner_config", "rtmr3"),
+}
+"""By dotted paths, TDX's ``tcb`` rule apart. One that the evidence does not have is not listed."""
+_TCBS = ("reported_tcb", "launch_tcb")
+_ALIASES = {
+    "policy.migrate_ma_allowed": "policy_bits.migrate_ma",
+    "policy.smt_allowed": "policy_bits.smt",
+}
+_FIXING = frozenset({"exact_match", "allow_list"})
+
+
+def unspoken(policy: Policy, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Lines for ``not_checked``, over the fields of evidence of the policy's own kind."""
+    root = appraisal.tree(fields)
+    paths = _tcb_rule(policy.rules.get("tcb")) if policy.tee is Tee.TDX else []
+    for path in CARED_FOR[policy.tee]:
+        node = root.find(path)
+        if node is not None:
+            parts = tuple(name for name in node.children if name != "raw") if path in _TCBS else ()
+            paths += _silent(policy, path, parts)
+    return tuple(f"policy: says nothing of {path}" for path in paths)
+
+
+def _tcb_rule(rule: Any) -> list[str]:
+    silent = [part for part in tcbrule.TCB_PARTS if not tcbrule.speaks_of(rule, part)]
+    if not isinstance(rule, Mapping):
+        return ["tcb"]
+    number = [] if "min_evaluation_data_number" in rule else ["min_evaluation_data_number"]
+    return [f"tcb.{name}" for name in (*silent, *number)]
+
+
+def _silent(policy: Policy, path: str, parts: Sequence[str]) -> list[str]:
+    """``path`` if nothing is said of it; of a TCB, those parts that no rule speaks of."""
+    if not parts:
+        return [] if _spoken(policy, path) else [path]
+    silent = [part for part in parts if not _spoken(policy, f"{path}.{part}") and not _fixed(policy, f"{path}.raw")]
+    return [path] if len(silent) == len(parts) else [f"{path}.{part}" for part in silent]
+
+
+def _spoken(policy: Policy, path: str) -> bool:
+    return _everywhere(policy, path, fixing=False)
+
+
+def _fixed(policy: Policy, path: str) -> bool:
+    return _everywhere(policy, path, fixing=True)
+
+
+def _everywhere(policy: Policy, path: str, *, fixing: bool) -> bool:
+    """Outside any_of, or in each of its alternatives."""
+    found = [path, *(f"{group}.{path}" for group in GROUPS[policy.tee])]
+    found += [_ALIASES[path]] if path in _ALIASES else []
+    sets: Sequence[Mapping[str, Any]] = policy.rules.get(ANY_OF, ())
+    outside = any(_says(policy.rules, name, fixing=fixing) for name in found)
+    return outside or (bool(sets) and all(any(_says(rules, name, fixing=fixing) for name in found) for rules in sets))
+
+
+def _says(rules: Mapping[str, Any], path: str, *, fixing: bool) -> bool:
+    """Whether ``rules`` speak of ``path``: ``fixing`` counts only what leaves one value or a list of them."""
+    rule: Any = rules
+    for name in path.split("."):
+        rule = rule.get(name)
+        if rule is None:
+            return False
+        if not isinstance(rule, Mapping) or _FIXING & rule.keys():  # a scalar is short for exact_match
+            return True
+    return not fixing and bool(rule.keys() & RULES.keys())
