@@ -27,7 +27,8 @@ COMMANDS = {
     "status": "Show on one screen whether this machine can attest, unlock and sign.",
     "sign": "Have a file signed by the attested key; prints a bundle.",
     "verify": "Verify a signature bundle, offline.",
-    "evidence": "Show or verify evidence: SNP reports, TDX quotes.",
+    "evidence": "Collect, show or verify evidence: SNP reports, TDX quotes.",
+    "eventlog": "Show a TDX guest's event log, replay it against RTMRs, extend an RTMR.",
     "disk": "Bind, test, list, unlock and unbind LUKS2 volumes.",
     "daemon": "Run the agent: signer, fetcher and quoter.",
 }

@@ -19,7 +19,7 @@ from agent.verify.files import read_file
 from agent.verify.report import checks_json, failure_json, verified_json
 from agent.verify.text import check_lines, evidence_lines, field_lines, not_checked_lines, row
 
-HELP = "Show or verify evidence: SNP reports, TDX quotes."
+HELP = "Collect, show or verify evidence: SNP reports, TDX quotes."
 
 _TCB_STATUS = {"verify.tcb.no-level": "NoMatchingLevel", "verify.tcb.revoked": "Revoked"}
 _EXAMPLE = """examples:
@@ -63,7 +63,7 @@ def _verify(args: argparse.Namespace) -> int:
         _endorsements(args),
         options.instant(args.at),
         options.anchors(args),
-        options.policy(args.policy),
+        options.policy(args.policy, args.policy_trust),
         options.floor(args),
     )
     verified: Verified | None = None
