@@ -83,7 +83,7 @@ def _verify(args: argparse.Namespace) -> BundleVerdict:
         Payload.of_chunks(chunks(args.payload)) if args.payload else None,
         at=options.instant(args.at),
         anchors=options.anchors(args),
-        policy=options.policy(args.policy),
+        policy=options.policy(args.policy, args.policy_trust),
         measurement=options.octets("--measurement", args.measurement, 48, 48),
         mrtd=options.octets("--mrtd", args.mrtd, 48, 48),
         rtmrs=_rtmrs(args.rtmr),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from agent.core.model import Endorsements, TrustAnchor
 from agent.core.policy import MAX_BYTES as MAX_POLICY
 from agent.core.policy import Floor, Policy
 from agent.core.rules import hex_bytes
+from agent.verify import policysign
 from agent.verify.endorsements import load_folder
 from agent.verify.evidence import anchor_from_pem, genuine_anchors
 from agent.verify.files import read_file
@@ -21,7 +23,7 @@ MAX_ROOT = 1 << 16
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """--trust-root, --collateral, --at, --allow, --vmpl."""
+    """--trust-root, --collateral, --at, --allow, --policy-trust, --vmpl."""
     parser.add_argument(
         "--trust-root",
         action="append",
@@ -39,6 +41,13 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="lift one item of the floor: debug, sept-ve, vmpl (commas between several)",
+    )
+    parser.add_argument(
+        "--policy-trust",
+        action="append",
+        default=[],
+        metavar="PEM|DIR",
+        help="the policy must be signed by one of these keys (public keys, certificates); without, nobody looks",
     )
     parser.add_argument("--vmpl", type=int, default=0, metavar="N", help="VMPL expected in an SNP report (default 0)")
 
@@ -73,9 +82,17 @@ def floor(args: argparse.Namespace) -> Floor:
     return Floor(vmpl=args.vmpl, allow=frozenset(names))
 
 
-def policy(name: str | None) -> Policy | None:
-    """Raises UsageError, FormatError, Oversized."""
-    return Policy.from_bytes(read_file(name, MAX_POLICY)) if name else None
+def policy(name: str | None, trust: Sequence[str]) -> Policy | None:
+    """The policy in a file, signed by one of the keys in ``trust`` (files, folders) if there are any.
+
+    Raises UsageError, FormatError, Oversized, SignatureInvalid.
+    """
+    if name is None:
+        if trust:
+            raise UsageError("--policy-trust says who may sign the policy, and there is no --policy")
+        return None
+    found = Policy.from_bytes(read_file(name, MAX_POLICY))
+    return policysign.verified(found, policysign.load_keys([Path(place) for place in trust])) if trust else found
 
 
 def octets(option: str, text: str | None, low: int, high: int) -> bytes:
