@@ -15,6 +15,7 @@ DEVICES = {"sev-guest": "amd-sev-snp", "tdx_guest": "intel-tdx"}
 MODULES = ("tsm", "tsm_report", "sev_guest", "tdx_guest")
 _OPTION = re.compile(r"^(?:# )?(CONFIG_TSM_REPORTS(?:=[ym])?)( is not set)?$", re.MULTILINE)
 _MAX_CONFIG = 4 << 20
+_OR_DEVICE = '; or evidence.interface = "auto", which takes the device itself'
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def without_root(root: Path, host: Host) -> PlatformError:
     if devices:
         return DeviceMissing(
             f"{root} is not there, though /dev/{next(iter(devices))} is: the kernel's report module is not loaded",
-            hint="modprobe tsm (tsm_report from Linux 6.16 on)",
+            hint="modprobe tsm (tsm_report from Linux 6.16 on)" + _OR_DEVICE,
             code="platform.device-missing.module",
         )
     return NoTee(
@@ -77,7 +78,7 @@ def _no_option(root: Path, devices: dict[str, str]) -> PlatformError:
     there = f"/dev/{next(iter(devices))} is there, but {root} is not" if devices else f"no TEE: {root} is not there"
     return kind(
         f"{there}: this kernel has no CONFIG_TSM_REPORTS",
-        hint="use Linux 6.7 or newer with that option (Debian 13 has it)",
+        hint="use Linux 6.7 or newer with that option (Debian 13 has it)" + (_OR_DEVICE if devices else ""),
         code=f"{kind.code}.kernel",
     )
 

@@ -1,5 +1,6 @@
-"""Finds this machine's TEE and makes its source of evidence: beside agent.verify the one place that names both kinds.
+"""Finds this machine's TEE and makes its source of evidence: the composition root for both kinds.
 
+Interfaces in order: the kernel's configfs-tsm, then the guest drivers' own devices; ``evidence.interface`` names one.
 Nothing stands in for a TEE that is not there: absence is an error with its cause (DESIGN.md, I1).
 """
 
@@ -8,9 +9,11 @@ from __future__ import annotations
 import errno
 import importlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from agent.core.config import EvidenceConfig
 from agent.core.errors import (
@@ -20,6 +23,7 @@ from agent.core.errors import (
     FormatError,
     NoTee,
     PermissionMissing,
+    PlatformError,
     TeeAgentError,
 )
 from agent.core.model import Endorsements, Evidence, Tee
@@ -31,8 +35,30 @@ from agent.tsm import Entry, TsmSource
 
 PROVIDERS = {"sev_guest": Tee.SNP, "tdx_guest": Tee.TDX}
 """The kernel's names (the ``provider`` attribute)."""
+CONFIGFS = "configfs-tsm"
+DEVICES = {"sev-guest": ("agent.device.sev", "sev_guest"), "tdx-guest": ("agent.device.tdx", "tdx_guest")}
+"""Interfaces that are a device: the module that speaks to it, and the provider it stands for."""
+INTERFACES = (CONFIGFS, *DEVICES)
 LOOK_SECONDS = 3.0
 """For status, which rather says "busy" than nothing."""
+
+
+class DeviceModule(Protocol):
+    """What agent.device.sev and agent.device.tdx have. ``sys`` is /sys. Imported when needed: most kernels don't."""
+
+    def look(self, config: EvidenceConfig, sys: Path, /) -> int | None: ...
+
+    def source(self, config: EvidenceConfig, lock: QuoteLock, sys: Path, /) -> QuoteSource: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The interface in use: the kernel's provider, the lowest privilege level, and why not each other interface."""
+
+    interface: str
+    provider: str
+    privlevel_floor: int | None
+    not_used: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_source(config: EvidenceConfig, host: Host | None = None) -> tuple[Tee, QuoteSource]:
@@ -41,24 +67,31 @@ def find_source(config: EvidenceConfig, host: Host | None = None) -> tuple[Tee, 
     Raises NoTee, DeviceMissing, PermissionMissing (exit 69) with the cause, FirmwareError (FirmwareBusy after
     ``quote_seconds``). Leaves no entry behind.
     """
-    provider, _ = _look(config.tsm_root, host or Host(), config.quote_seconds)
-    tee = PROVIDERS.get(provider)
+    host = host or Host()
+    found = _find(config, host, config.quote_seconds)
+    tee = PROVIDERS.get(found.provider)
     if tee is None:
-        raise NoTee(f"the kernel's provider {provider[:40]!r} is not supported", hint="supported: sev_guest, tdx_guest")
-    source = TsmSource(config.tsm_root, tee, QuoteLock(config.lock_file), seconds=config.quote_seconds)
-    return tee, source
+        raise NoTee(
+            f"the kernel's provider {found.provider[:40]!r} is not supported", hint="supported: sev_guest, tdx_guest"
+        )
+    lock = QuoteLock(config.lock_file)
+    if found.interface != CONFIGFS:
+        return tee, _device(found.interface).source(config, lock, host.sys)
+    return tee, TsmSource(config.tsm_root, tee, lock, seconds=config.quote_seconds)
 
 
 def describe(config: EvidenceConfig, host: Host | None = None) -> dict[str, Any]:
     """What is known of the TEE, for status; never raises, and needs no root for the parts that can be seen.
 
-    Keys: tee (the service's name, or None), interface ("configfs-tsm"), root, provider, privlevel_floor, devices,
-    modules, configfs, kernel_option, and problem ({code, message, hint}, or None).
+    Keys: tee (the service's name, or None), interface (the one in use, or None), not_used (why not each other one),
+    root, provider, privlevel_floor, devices, modules, configfs, kernel_option, and problem ({code, message, hint},
+    or None).
     """
     host = host or Host()
     result: dict[str, Any] = {
         "tee": None,
-        "interface": "configfs-tsm",
+        "interface": None,
+        "not_used": {},
         "root": str(config.tsm_root),
         "provider": None,
         "privlevel_floor": None,
@@ -69,10 +102,17 @@ def describe(config: EvidenceConfig, host: Host | None = None) -> dict[str, Any]
         "problem": None,
     }
     try:
-        provider, floor = _look(config.tsm_root, host, min(LOOK_SECONDS, config.quote_seconds))
+        found = _find(config, host, min(LOOK_SECONDS, config.quote_seconds))
     except TeeAgentError as error:
         return {**result, "tee": _guess(host, error), "problem": _problem(error)}
-    return {**result, "provider": provider, "privlevel_floor": floor, "tee": PROVIDERS.get(provider)}
+    return {
+        **result,
+        "tee": PROVIDERS.get(found.provider),
+        "interface": found.interface,
+        "not_used": dict(found.not_used),
+        "provider": found.provider,
+        "privlevel_floor": found.privlevel_floor,
+    }
 
 
 def endorsements_of(evidence: Evidence) -> Endorsements:
@@ -86,16 +126,52 @@ def endorsements_of(evidence: Evidence) -> Endorsements:
         return Endorsements()  # a broken table helps nobody, and hurts nobody: the service fetches its own
 
 
-def _look(root: Path, host: Host, seconds: float) -> tuple[str, int | None]:
-    """Provider and privilege floor, by an entry made and removed again.
+def _find(config: EvidenceConfig, host: Host, seconds: float) -> Found:
+    """The first interface that can be used. Without one: what is wrong with the first."""
+    if config.interface != "auto":
+        found = _look(config.interface, config, host, seconds)
+        unused = f'evidence.interface is "{config.interface}"'
+        return _with_reasons(found, dict.fromkeys(INTERFACES, unused))
+    missing: dict[str, PlatformError] = {}
+    for name in INTERFACES:
+        try:
+            found = _look(name, config, host, seconds)
+        except (NoTee, DeviceMissing) as error:
+            missing[name] = error
+        else:
+            reasons = dict.fromkeys(INTERFACES, f"{name} comes first")
+            return _with_reasons(found, reasons | {name: error.message for name, error in missing.items()})
+    raise missing[CONFIGFS]
+
+
+def _with_reasons(found: Found, reasons: Mapping[str, str]) -> Found:
+    others = {name: reason for name, reason in reasons.items() if name != found.interface}
+    return replace(found, not_used=others)
+
+
+def _look(name: str, config: EvidenceConfig, host: Host, seconds: float) -> Found:
+    """Provider and privilege floor of one interface: an entry is made and removed again, or a device opened.
 
     While a report is being made the kernel lets everybody else wait, for as long as the host pleases: not longer
     than ``seconds`` here.
     """
+    if name == CONFIGFS:
+        where, ask = config.tsm_root, partial(_ask, config.tsm_root, host)
+    else:
+        where, ask = Path("/dev"), partial(_open, name, config, host)
     try:
-        return within(Deadline(seconds, "probe"), "the evidence interface", lambda: _ask(root, host))
+        provider, floor = within(Deadline(seconds, "probe"), "the evidence interface", ask)
     except DeadlineExceeded as error:
-        raise FirmwareBusy(f"{root}: {error.message}", hint="another request is being served; try again") from error
+        raise FirmwareBusy(f"{where}: {error.message}", hint="another request is being served; try again") from error
+    return Found(name, provider, floor)
+
+
+def _device(name: str) -> DeviceModule:
+    return cast("DeviceModule", importlib.import_module(DEVICES[name][0]))
+
+
+def _open(name: str, config: EvidenceConfig, host: Host) -> tuple[str, int | None]:
+    return DEVICES[name][1], _device(name).look(config, host.sys)
 
 
 def _ask(root: Path, host: Host) -> tuple[str, int | None]:

@@ -9,10 +9,13 @@ import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from agent.core.errors import DeadlineExceeded, PermissionMissing, PlatformError
 from agent.core.ports import Deadline
+from agent.deadline import within
 
+T = TypeVar("T")
 _POLL_SECONDS = 0.05
 
 
@@ -32,6 +35,20 @@ class QuoteLock:
             os.close(fd)
             raise
         return Held(fd)
+
+    def alone(self, deadline: Deadline, what: str, call: Callable[[], T]) -> T:
+        """``call()`` under the lock, in a thread of its own, waited for until the deadline.
+
+        The lock is released where the call ends, which may be after the deadline: it is never interrupted. Raises
+        what ``take``, ``within`` and the call raise.
+        """
+        held = self.take(deadline)
+
+        def converse() -> T:
+            with held:
+                return call()
+
+        return within(deadline, what, converse)
 
     def _wait(self, deadline: Deadline) -> None:
         try:

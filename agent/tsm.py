@@ -32,7 +32,7 @@ from agent.core.errors import (
 )
 from agent.core.model import Evidence, ReportData, Tee
 from agent.core.ports import Deadline
-from agent.deadline import part, within
+from agent.deadline import part
 from agent.quotelock import QuoteLock
 from agent.retry import CHANCE, persist
 
@@ -54,7 +54,14 @@ _WORDS = {
     errno.ETIMEDOUT: "the host did not answer in time",
     errno.EINTR: "the request was interrupted",
     errno.ENOENT: "our entry vanished",
+    errno.ENOTTY: "the kernel has lost its key to the firmware (VMPCK)",
 }
+KEY_LOST = "firmware.vmpck-lost"
+"""Code: Linux wipes an SNP guest's key to the firmware after a request that failed half way."""
+UNTIL_REBOOT = (
+    "no evidence until a reboot: Linux gives that key up after a failed request (dmesg: Disabling VMPCK), for a "
+    "message number must never be used twice"
+)
 
 
 class TsmSource:
@@ -89,15 +96,12 @@ class TsmSource:
         return persist(lambda: self._once(report_data, deadline), deadline, PAUSES, chance=self._chance)
 
     def _once(self, report_data: ReportData, deadline: Deadline) -> Evidence:
-        held = self._lock.take(deadline)
-
         def converse() -> Evidence:
-            with held:  # released where the conversation ends, which may be after the deadline
-                sweep(self.root)
-                with Entry(self.root) as entry:
-                    return entry.evidence(self.tee, report_data)
+            sweep(self.root)
+            with Entry(self.root) as entry:
+                return entry.evidence(self.tee, report_data)
 
-        return within(deadline, "evidence from the firmware", converse)
+        return self._lock.alone(deadline, "evidence from the firmware", converse)
 
 
 class Entry:
@@ -132,7 +136,7 @@ class Entry:
         blob = self._read("outblob", MAX_BLOB)
         auxblob = self._read("auxblob", MAX_BLOB) if (self.path / "auxblob").exists() else b""
         self._unraced()
-        _check_blob(tee, blob, report_data)
+        check_blob(tee, blob, report_data, "outblob")
         return Evidence(tee, blob, auxblob, self.provider())
 
     def provider(self) -> str:
@@ -187,12 +191,15 @@ class Entry:
             raise firmware_error(error, f"reading {name}") from error
 
 
-def _check_blob(tee: Tee, blob: bytes, report_data: ReportData) -> None:
-    """Whole, and over our data? Everything else is the verifier's: an unknown version must not stop a boot here."""
+def check_blob(tee: Tee, blob: bytes, report_data: ReportData, record: str) -> None:
+    """Whole, and over our data? Everything else is the verifier's: an unknown version must not stop a boot here.
+
+    Raises Truncated (naming ``record``), FirmwareError.
+    """
     if len(blob) < _LEAST[tee]:
         raise Truncated(
             f"the kernel gave {len(blob)} bytes of evidence, {_LEAST[tee]} are the least",
-            record="outblob",
+            record=record,
             expected=f"{_LEAST[tee]} bytes",
             got=f"{len(blob)} bytes",
         )
@@ -242,6 +249,8 @@ def firmware_error(error: OSError, doing: str) -> TeeAgentError:
         return PermissionMissing(message, hint="evidence interfaces are root's: run as root, or ask the daemon")
     if number in _BUSY:
         return FirmwareBusy(message, errno=number, hint="the host may be throttling this guest; wait and try again")
+    if number == errno.ENOTTY:
+        return FirmwareError(message, errno=number, hint=UNTIL_REBOOT, code=KEY_LOST)
     hint = "dmesg may hold the firmware's own status" if number in (errno.EINVAL, errno.ENXIO, errno.EIO) else ""
     return FirmwareError(message, errno=number, hint=hint)
 

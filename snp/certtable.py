@@ -67,6 +67,18 @@ def parse(data: bytes) -> dict[str, bytes]:
     return {name: entries[name] for name in (str(uuid.UUID(bytes=row.guid)) for row in rows)}
 
 
+def used(data: bytes) -> bytes:
+    """What a table takes up of a larger buffer: rows and contents, without the padding behind them. No table: b"".
+
+    Nothing else is judged; what does not fit the buffer is left for ``parse`` to refuse.
+    """
+    end, at = 0, 0
+    while any(row := data[at : at + Row.SIZE]) and len(row) == Row.SIZE:
+        at += Row.SIZE
+        end = max(end, Row(row).offset + Row(row).length)
+    return data[: max(end, at + Row.SIZE)] if at else b""
+
+
 def build(entries: Mapping[str, bytes]) -> bytes:
     """A table with these contents, by GUID or by a name in GUIDS; packed in order behind the rows, not padded."""
     at = (len(entries) + 1) * Row.SIZE

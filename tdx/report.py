@@ -83,7 +83,10 @@ def parse(data: bytes) -> TdReport:
 
 
 def report_data(data: bytes) -> bytes:
-    """REPORTDATA of a TDREPORT of any version: reserved bytes are not judged. Raises FormatError, UnsupportedVersion."""
+    """REPORTDATA of a TDREPORT of any version: reserved bytes are not judged.
+
+    Raises FormatError, UnsupportedVersion (not a TD's).
+    """
     if len(data) != SIZE:
         raise FormatError(f"TDREPORT has {len(data)} bytes, not {SIZE}", record=TdReport.TITLE)
     if data[0] != TYPE_TDX:

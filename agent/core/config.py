@@ -59,7 +59,11 @@ class TasConfig:
 class EvidenceConfig:
     """Where evidence comes from. ``quote_seconds`` covers one piece of evidence: lock, stalls and retries."""
 
+    interface: Literal["auto", "configfs-tsm", "sev-guest", "tdx-guest"] = "auto"
     tsm_root: Path = Path("/sys/kernel/config/tsm/report")
+    sev_device: Path = Path("/dev/sev-guest")
+    tdx_device: Path = Path("/dev/tdx_guest")
+    qgs_port: int = 4050
     lock_file: Path = Path("/run/tee-agent/quote.lock")
     quote_seconds: float = 30.0
     endorsements: Path = Path("/var/lib/tee-agent/endorsements")
@@ -147,7 +151,11 @@ TAS = {
     "attempts": Key(checks.integer(1, 100), "tries for one secret at the most"),
 }
 EVIDENCE = {
+    "interface": Key(checks.choice("auto", "configfs-tsm", "sev-guest", "tdx-guest"), "the kernel interface to ask"),
     "tsm_root": Key(checks.path, "the kernel's report interface (configfs-tsm)"),
+    "sev_device": Key(checks.path, "the SEV-SNP guest driver's device"),
+    "tdx_device": Key(checks.path, "the TDX guest driver's device"),
+    "qgs_port": Key(checks.integer(1, (1 << 32) - 2), "vsock port of the host's quote service, for `tdx_device`"),
     "lock_file": Key(checks.path, "held while evidence is made, machine-wide"),
     "quote_seconds": Key(checks.seconds(1, 600), "for one piece of evidence, waiting and retries included"),
     "endorsements": Key(checks.path, "folder with the vendor's certificates, CRLs and TCB information"),
