@@ -158,21 +158,26 @@ def _ioctl(device: Device, body: bytes) -> bytes:
     return _IOCTL_OUT.pack(done.result, 0, 0, 0) + done.written
 
 
-class Node:
-    """One device below /dev, from ``open`` to ``close``. ``channel`` is /dev/cuse, ``folder`` /dev."""
+def channel() -> int:
+    """A descriptor of /dev/cuse: one for each device. Raises PlatformError."""
+    try:
+        return os.open(CHANNEL, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise PlatformError(f"{CHANNEL}: {error.strerror}", hint="modprobe cuse") from error
 
-    def __init__(self, device: Device, channel: Path = CHANNEL, folder: Path = DEVICES) -> None:
-        self._device, self._channel = device, channel
+
+class Node:
+    """One device below /dev, from ``open`` to ``close``. ``connect`` opens the kernel's channel, ``folder`` is /dev."""
+
+    def __init__(self, device: Device, connect: Callable[[], int] = channel, folder: Path = DEVICES) -> None:
+        self._device, self._connect = device, connect
         self.path = folder / device.name
         self._fd = -1
         self._woken, self._wake = os.pipe()
 
     def open(self) -> None:
         """Raises PlatformError."""
-        try:
-            self._fd = os.open(self._channel, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise PlatformError(f"{self._channel}: {error.strerror}", hint="modprobe cuse") from error
+        self._fd = self._connect()
 
     def serve(self, up: Callable[[], None]) -> None:
         """Answer until closed, or until the kernel takes the device away; ``up`` is called once the node is there."""

@@ -18,7 +18,8 @@ from sim.keys import State
 from sim.psp import SecureProcessor
 from sim.service import Face
 from sim.sev_guest import SevGuest
-from sim.tdreport import SIZE, TdxModule
+from sim.tdreport import TdxModule
+from tdx.report import SIZE
 
 _REPORT_DATA = 64
 TDX_GET_REPORT0 = 3 << 30 | (_REPORT_DATA + SIZE) << 16 | ord("T") << 8 | 1

@@ -63,11 +63,12 @@ class Service(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.address_family = socket.AF_UNIX if unix else socket.AF_VSOCK
         if isinstance(address, Path):
             address.unlink(missing_ok=True)
+        super().__init__(("", 0), _Connection, bind_and_activate=False)
         try:
-            super().__init__(("", 0), _Connection, bind_and_activate=False)
             self.socket.bind(str(address) if unix else (socket.VMADDR_CID_ANY, address))
             self.server_activate()
         except OSError as error:
+            self.server_close()
             raise _refused(error, address) from error
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -86,16 +87,13 @@ class _Connection(socketserver.StreamRequestHandler):
         try:
             while prefix := self.rfile.read(qgs.PREFIX):
                 message = self.rfile.read(qgs.framed_size(prefix, REQUEST_MAX))
-                if self.server.faults.take("qgs-silent"):
+                fault = self.server.faults.take("qgs-error", "qgs-silent")
+                if fault and fault.name == "qgs-silent":
                     return
-                self.wfile.write(qgs.frame(self._answer(message)))
+                error = qgs.Response(error_code=qgs.UNEXPECTED).encode()
+                self.wfile.write(qgs.frame(error if fault else answer(self.server.platform, message)))
         except (FormatError, OSError):
             return  # an unframed message has no answer, and a client that left needs none
-
-    def _answer(self, message: bytes) -> bytes:
-        if self.server.faults.take("qgs-error"):
-            return qgs.Response(error_code=qgs.UNEXPECTED).encode()
-        return answer(self.server.platform, message)
 
 
 def _refused(error: OSError, address: Address) -> TeeAgentError:

@@ -13,7 +13,7 @@ import hmac
 
 from sim.cuse import Done, Memory, Span
 from sim.faults import Faults
-from sim.kernel import Made, Provider, failure
+from sim.kernel import PRIVLEVEL_MAX, Made, Provider, failure
 from snp import abi
 from snp import guestmsg as msg
 
@@ -56,7 +56,7 @@ class SevGuest:
         request = msg.ReportRequest(call.request(msg.ReportRequest.SIZE))
         call.claim(Span(call.control.resp_data, msg.REPORT_RESPONSE))
         try:
-            made = self._make(request)
+            made = self._make(request.user_data, request.vmpl)
         except OSError as error:
             return call.failed(error)
         return call.done(_response(made))
@@ -64,13 +64,14 @@ class SevGuest:
     def _extended(self, call: _Call) -> Done:
         """As many certificates as fit all, or their size in whole pages: the host gives all or none."""
         asked = msg.ExtReportRequest(call.request(msg.ExtReportRequest.SIZE))
+        request = msg.ReportRequest(asked.request)
         room = asked.certs_len if asked.certs_address else 0
         if room > msg.MAX_CERTS or room % msg.PAGE:
             raise failure(errno.EINVAL)
         spans = [Span(call.control.req_data, asked.SIZE), Span(call.control.resp_data, msg.REPORT_RESPONSE)]
         call.claim(*spans, *([Span(asked.certs_address, room)] if room else []))
         try:
-            made = self._make(msg.ReportRequest(asked.request))
+            made = self._make(request.user_data, request.vmpl)
         except OSError as error:
             return call.failed(error)
         needed = -(-len(made.auxblob) // msg.PAGE) * msg.PAGE
@@ -87,17 +88,17 @@ class SevGuest:
         request = msg.DerivedKeyRequest(call.request(msg.DerivedKeyRequest.SIZE))
         call.claim(Span(call.control.resp_data, msg.KEY_RESPONSE))
         try:
-            made = self._provider.report(bytes(64), request.vmpl)
+            made = self._make(bytes(64), request.vmpl)
         except OSError as error:
-            if error.errno == errno.EINVAL:
-                return call.done(msg.key_response(bytes(msg.KEY_SIZE), msg.FW_INVALID_PARAM))
             return call.failed(error)
+        if not made.outblob:
+            return call.done(msg.key_response(bytes(msg.KEY_SIZE), msg.FW_INVALID_PARAM))
         return call.done(msg.key_response(self._derived(request, made)))
 
-    def _make(self, request: msg.ReportRequest) -> Made:
+    def _make(self, user_data: bytes, vmpl: int) -> Made:
         """A report; one without bytes where the firmware refuses the parameters."""
         try:
-            return self._provider.report(request.user_data, request.vmpl)
+            return self._provider.report(user_data, vmpl) if vmpl <= PRIVLEVEL_MAX else Made(b"")
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return Made(b"")
