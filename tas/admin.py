@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import Conflict, FormatError, TeeAgentError, UsageError
+from agent.verify import policysign
 from agent.verify.files import read_file
 from tas import policies, tls
 from tas import state as states
@@ -19,6 +20,7 @@ from tas.state import State
 from tas.store import Store
 
 MAX_POLICY = 1 << 16
+_NO_KEYS = "no key is trusted for policies (--policy-trust)"
 
 
 class NoSuch(TeeAgentError):
@@ -67,17 +69,31 @@ def secret_delete(args: Namespace) -> int:
 
 def policy_put(args: Namespace) -> int:
     document = _read_policy(args.file)
-    policy = policies.parse(document)
     warnings = []
-    if "signature" in policy.document:
-        warnings.append("the policy's signature was not checked: this version of tas trusts who runs it")
     with opened(args.state) as (_, store):
+        keys = policies.known_keys(store, args.policy_trust)
+        policies.require_trust(keys, required=args.require_signed_policies)
+        policy = policies.parse(document, keys)
+        if not policy.signer:
+            signed = "signature" in policy.document
+            warnings.append(
+                f"the policy {'is signed, and nobody checked it' if signed else 'is not signed'}: {_NO_KEYS}"
+            )
         store.put_policy(policy.policy_id, document, replace=args.replace)
         if policy.key_id not in {item.key_id for item in store.secrets()}:
             warnings.append(f"there is no secret {policy.key_id!r} yet: tas secret create {policy.key_id}")
-    facts = {"policy_id": policy.policy_id, "key_id": policy.key_id, "warnings": warnings}
-    lines = [f"stored {policy.policy_id}: releases {policy.key_id}", *(f"warning: {text}" for text in warnings)]
+    facts = {"policy_id": policy.policy_id, "key_id": policy.key_id, "signer": policy.signer, "warnings": warnings}
+    by = f", signed by {policy.signer}" if policy.signer else ""
+    lines = [f"stored {policy.policy_id}: releases {policy.key_id}{by}", *(f"warning: {text}" for text in warnings)]
     say(args, facts, "\n".join(lines) + "\n")
+    return 0
+
+
+def policy_sign(args: Namespace) -> int:
+    """Prints the policy with a new signature; what is signed must be a policy that can be put."""
+    policy = policies.parse(_read_policy(args.file))
+    signed = policysign.signed(policy.document, read_file(str(args.key), policysign.MAX_FILE))
+    sys.stdout.write(json.dumps(signed, indent=2) + "\n")
     return 0
 
 

@@ -6,10 +6,13 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
+from agent.core.errors import TeeAgentError
 from agent.verify.evidence import genuine_anchors
+from agent.verify.policysign import PolicyKey
 from tas import policies, tls
 from tas import state as states
 from tas.admin import opened, say, table
+from tas.store import Store
 
 NOT_HEALTHY = 78
 _AT_REST = "secrets are not encrypted in the database: guard the disk and the backups of this machine"
@@ -19,21 +22,30 @@ def check(args: Namespace) -> int:
     """Exit status 78 if some policy can't release its secret, else 0."""
     with opened(args.state) as (state, store):
         serving = store.serving()
+        keys, unreadable = _policy_keys(store)
         facts: dict[str, Any] = {
             "state": str(state.folder),
             "running": state.is_served(),
             "server": {name: value for name, value in (serving or {}).items() if name != "roots"},
             "pin": tls.spki_pin(states.read_file(state.tls_cert)),
             "roots": serving["roots"] if serving else _genuine(),
-            "policies": [asdict(item) for item in policies.summaries(store)],
+            "policies": [asdict(item) for item in policies.summaries(store, keys)],
             "secrets": len(store.secrets()),
         }
-    facts["problems"] = [
+    facts["problems"] = unreadable + [
         f"policy {item['policy_id']}: {item['problem']}" for item in facts["policies"] if item["problem"]
     ]
     facts["warnings"] = _warnings(facts)
     say(args, facts, _screen(facts))
     return NOT_HEALTHY if facts["problems"] else 0
+
+
+def _policy_keys(store: Store) -> tuple[tuple[PolicyKey, ...], list[str]]:
+    """The keys of the server's last start as they are now, or the problem with them."""
+    try:
+        return policies.known_keys(store), []
+    except TeeAgentError as exc:
+        return (), [f"keys of --policy-trust: {exc.message}"]
 
 
 def _genuine() -> list[dict[str, Any]]:
@@ -54,6 +66,8 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
         found.append("revocation may go unchecked: --allow-unchecked-revocation is on")
     elif server and not server["crls"]:
         found.append("no CRL is loaded: all evidence is refused; see --endorsements")
+    if server and not server.get("policy_keys"):
+        found.append("policies are not verified by signature: --policy-trust names no key")
     if not facts["policies"]:
         found.append("there is no policy: nothing is released")
     if facts["secrets"]:

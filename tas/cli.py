@@ -47,6 +47,21 @@ def _option(*names: str, **keywords: Any) -> Option:
 
 
 _NAME = _option("--name", action="append", default=[], metavar="NAME", help="DNS name or address of this service")
+_SIGNED = (
+    _option(
+        *("--policy-trust",),
+        action="append",
+        type=Path,
+        default=[],
+        metavar="PEM|DIR",
+        help="keys that policies must be signed by: public keys or certificates",
+    ),
+    _option(
+        *("--require-signed-policies",),
+        action="store_true",
+        help="refuse to go on when no --policy-trust says whose signatures",
+    ),
+)
 _KEY_ID = _option("key_id", metavar="KEY_ID", help="1 to 128 of A-Z a-z 0-9 _ . -")
 _POLICY_ID = _option("policy_id", metavar="POLICY_ID", help="as in the policy's metadata")
 
@@ -79,6 +94,7 @@ COMMANDS = (
                 action="store_true",
                 help="release secrets to evidence whose revocation no CRL can tell",
             ),
+            *_SIGNED,
             _NAME,
             _option("--rate-limit", type=int, default=200, metavar="N", help="a minute, client and route; 0: none"),
             _option("--read-seconds", type=float, default=15.0, metavar="S", help="to send a request; default: 15"),
@@ -108,6 +124,17 @@ COMMANDS = (
         (
             _option("file", metavar="FILE", help="JSON; - reads standard input"),
             _option("--replace", action="store_true", help="put it in the place of one with the same id"),
+            *_SIGNED,
+        ),
+    ),
+    Command(
+        "policy sign",
+        "Print a policy with a signature (RSA-PSS, SHA-384) in the place of the one it has.",
+        "tas.admin:policy_sign",
+        "tas policy sign web.json --key policy-key.pem",
+        (
+            _option("file", metavar="FILE", help="JSON; - reads standard input"),
+            _option("--key", type=Path, required=True, metavar="PEM", help="file of an RSA private key, no passphrase"),
         ),
     ),
     Command("policy list", "List the policies.", "tas.admin:policy_list", "tas policy list"),
@@ -120,7 +147,7 @@ COMMANDS = (
         "tas check --state /var/lib/tas",
     ),
 )
-GROUPS = {"secret": "Make, list and delete secrets.", "policy": "Put, list, show and delete policies."}
+GROUPS = {"secret": "Make, list and delete secrets.", "policy": "Put, sign, list, show and delete policies."}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,8 +24,8 @@ from aiohttp import web
 
 from agent.core.errors import ConfigError, TeeAgentError, UsageError
 from agent.hardening import harden
+from tas import policies, tls, trust
 from tas import state as states
-from tas import tls, trust
 from tas.log import Log
 from tas.service import Service
 from tas.state import State
@@ -55,11 +55,17 @@ def main(args: Namespace) -> int:
     """`tas serve`."""
     if args.rate_limit < 0 or not 0 < args.read_seconds <= 600:
         raise UsageError("--rate-limit is 0 or more, --read-seconds between 0 and 600")
+    policies.require_trust(args.policy_trust, required=args.require_signed_policies)
     run(
         Options(
             state=args.state,
             listen=_address(args.listen),
-            sources=Sources(tuple(args.trust_root), args.endorsements, args.allow_unchecked_revocation),
+            sources=Sources(
+                tuple(args.trust_root),
+                args.endorsements,
+                args.allow_unchecked_revocation,
+                tuple(path.absolute() for path in args.policy_trust),
+            ),
             names=tuple(args.name),
             per_minute=args.rate_limit,
             read_seconds=args.read_seconds,
@@ -160,7 +166,7 @@ class Server:
     def _announce(self, listener: asyncio.Server) -> None:
         host, port = listener.sockets[0].getsockname()[:2]
         self._url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-        pin = tls.spki_pin(self._state.tls_cert.read_bytes())
+        pin = tls.spki_pin(states.read_file(self._state.tls_cert))
         self._report_material("start", pin)
         if self._options.ready_fd is not None:
             try:
@@ -183,6 +189,8 @@ class Server:
             "endorsements": str(self._options.sources.endorsements or ""),
             "crls": len(material.endorsements.crls),
             "unchecked_revocation": material.unchecked_revocation,
+            "policy_trust": [str(path) for path in self._options.sources.policy_trust],
+            "policy_keys": [{"name": key.name, "spki_sha256": key.sha256} for key in material.policy_keys],
             "roots": [
                 {"name": anchor.name, "spki_sha256": anchor.spki_sha256.hex(), "genuine": anchor.genuine}
                 for anchor in material.anchors
@@ -205,12 +213,17 @@ class Server:
             material = trust.load(self._state, self._options.sources)
             # Tried on a context of its own first: a failure must not leave the live one with half a pair.
             tls.server_context(self._state.tls_cert, self._state.tls_key)
+            pin = tls.spki_pin(states.read_file(self._state.tls_cert))
             self._tls.load_cert_chain(self._state.tls_cert, self._state.tls_key)
         except (TeeAgentError, OSError) as exc:
             self._log.event("reload-failed", reason=str(exc))
             return
         self._service.material = material
-        self._report_material("reload", tls.spki_pin(self._state.tls_cert.read_bytes()))
+        try:
+            self._report_material("reload", pin)
+        except TeeAgentError as exc:
+            # The database is busy: what `tas check` shows of the server is old, what the server does is not.
+            self._log.event("error", type=type(exc).__name__, where="reload")
 
     def _loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         # Failed handshakes and lost connections are everyday; their texts may quote a peer.

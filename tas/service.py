@@ -3,8 +3,9 @@
 Order, and what each step costs the client:
 
 1. tee-type and the nonce's form (nonce alive), 2. the nonce is spent, whatever comes after, 3. the other fields,
-4. the policy, 5. evidence: vendor's chain to a trusted root, signature, REPORT_DATA over nonce and wrapping key,
-floor, TCB, the policy's rules, 6. the wrapping key's form, 7. the secret.
+4. the policy, with its signature where keys are trusted for that, 5. evidence: vendor's chain to a trusted root,
+signature, REPORT_DATA over nonce and wrapping key, floor, TCB, the policy's rules, 6. the wrapping key's form,
+7. the secret.
 
 Nothing here knows HTTP; it runs in worker threads, so that nonces are never kept waiting by a verification.
 """
@@ -21,7 +22,7 @@ from agent.core import binding
 from agent.core.errors import FormatError, Revoked, TcbRejected, TeeAgentError
 from agent.core.model import Tee, Verified
 from agent.core.policy import Policy
-from agent.core.tcbrule import TCB_PARTS
+from agent.core.tcbrule import TCB_PARTS, speaks_of
 from agent.verify.evidence import appraised_fields, detect, verify_evidence
 from tas import policies, request, wrap
 from tas.log import Log, Value
@@ -30,6 +31,7 @@ from tas.store import Store
 from tas.trust import Material
 
 ADDED_ROOT = "added-root"
+UP_TO_DATE = "UpToDate"
 NOTHING_THERE = "Secret retrieval failed"
 _LONG_HEX = re.compile(r"[0-9A-Fa-f]{32,}")
 
@@ -100,22 +102,26 @@ class Service:
             raise request.bad_nonce("the nonce is unknown, expired or used")
         wanted = request.parse(body, tee, nonce)
         record.fields["policy"] = wanted.policy_id
-        policy = self._policy(wanted.policy_id)
-        verified = self._verify(wanted, policy)
+        material = self.material
+        policy = self._policy(wanted.policy_id, material)
+        verified = self._verify(wanted, policy, material)
         record.verified(verified)
         return self._release(wanted, policy, verified, record)
 
-    def _policy(self, policy_id: str) -> Policy:
+    def _policy(self, policy_id: str, material: Material) -> Policy:
         stored = self._store.policy(policy_id)
         if stored is None:
             raise request.failed("there is no such policy", code="denied.policy-unknown")
         try:
-            return policies.parse(stored.document)
+            policy = policies.parse(stored.document, material.policy_keys)
         except TeeAgentError as exc:
             raise request.failed(f"the stored policy is unusable: {exc.message}", code=exc.code) from exc
+        if policy.policy_id != policy_id:
+            # Only somebody who writes into the database can do that: a signed policy must not answer to other names.
+            raise request.failed("the policy stored by this id has another", code="denied.policy-unknown")
+        return policy
 
-    def _verify(self, wanted: SecretRequest, policy: Policy) -> Verified:
-        material = self.material
+    def _verify(self, wanted: SecretRequest, policy: Policy, material: Material) -> Verified:
         try:
             if detect(wanted.evidence) is not wanted.tee:
                 raise FormatError(f"the evidence is not of {wanted.tee.value}", record="evidence")
@@ -159,17 +165,17 @@ def require_revocation(verified: Verified) -> None:
 
 
 def require_current_tcb(policy: Policy, verified: Verified) -> None:
-    """What a TDX policy's `tcb` rule does not speak of must be UpToDate (TAS-PROTOCOL, section 3). Raises TcbRejected.
+    """A part whose status a TDX policy's `tcb` rule does not speak of must be UpToDate. Raises TcbRejected.
 
-    So a quote without collateral, whose TCB nobody knows, gets nothing.
+    So a quote without collateral, whose TCB nobody knows, gets nothing (TAS-PROTOCOL, section 3).
     """
     if verified.tee is not Tee.TDX:
         return
-    spoken_of, statuses = policy.rules.get("tcb", {}), appraised_fields(verified)["tcb"]
+    rule, statuses = policy.rules.get("tcb"), appraised_fields(verified)["tcb"]
     for part in TCB_PARTS:
         status = statuses.get(part, "unknown")
-        if part not in spoken_of and status != "UpToDate":
-            raise TcbRejected(f"{part} is {status}, UpToDate is required where the policy says nothing")
+        if not speaks_of(rule, part) and status != UP_TO_DATE:
+            raise TcbRejected(f"{part} is {status}, {UP_TO_DATE} is required where the policy says nothing")
 
 
 def _printable(message: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from agent.core.model import Endorsements, TrustAnchor
 from agent.verify.endorsements import load_folder
 from agent.verify.evidence import anchor_from_pem, genuine_anchors
+from agent.verify.policysign import PolicyKey, load_keys
 from tas.state import State, read_file
 
 
@@ -16,11 +17,13 @@ class Sources:
     """Where trust comes from, as named on the command line.
 
     ``unchecked_revocation``: believe evidence that no CRL speaks about. Off, since that is failing open.
+    ``policy_trust``: keys that policies must be signed by; with none, signatures are not looked at.
     """
 
     trust_roots: tuple[Path, ...] = ()
     endorsements: Path | None = None
     unchecked_revocation: bool = False
+    policy_trust: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,14 @@ class Material:
     endorsements: Endorsements
     api_key: bytes
     unchecked_revocation: bool = False
+    policy_keys: tuple[PolicyKey, ...] = ()
 
 
 def load(state: State, sources: Sources) -> Material:
     """Read everything anew. Raises ConfigError or FormatError naming the file."""
     folder = load_folder(sources.endorsements) if sources.endorsements else Endorsements()
-    return Material(anchors(sources.trust_roots), folder, state.read_api_key(), sources.unchecked_revocation)
+    keys = load_keys(sources.policy_trust)
+    return Material(anchors(sources.trust_roots), folder, state.read_api_key(), sources.unchecked_revocation, keys)
 
 
 def anchors(added: tuple[Path, ...]) -> tuple[TrustAnchor, ...]:
