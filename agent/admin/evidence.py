@@ -1,12 +1,14 @@
-"""Evidence of this machine, now: purpose ``collect`` over a fresh nonce, through the daemon's quoter or directly."""
+"""Evidence of this machine, now: purpose ``collect`` over a nonce, through the daemon's quoter or directly."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from agent.core import binding, ports
+from agent.core.binding import Scope
 from agent.core.config import Config
 from agent.core.errors import BindingMismatch, TransportError
 from agent.core.model import Evidence, Tee
@@ -19,23 +21,42 @@ from agent.verify.evidence import parse_fields
 NONCE_BYTES = 32
 
 
-def live(config: Config, deadline: ports.Deadline) -> tuple[Tee, Mapping[str, Any]]:
-    """Kind and fields (docs/evidence.md) of evidence made for this call; the vendor's signature is not verified.
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Evidence over ``nonce`` for ``scope``: what a verifier needs to recompute REPORT_DATA. Not verified otherwise."""
+
+    evidence: Evidence
+    scope: Scope
+    nonce: bytes
+    tee: Tee
+    version: int
+    fields: Mapping[str, Any]
+
+
+def collect(config: Config, nonce: bytes, deadline: ports.Deadline) -> Collected:
+    """Evidence made for this call; ``nonce`` has 16 to 64 bytes.
 
     Raises PlatformError, FirmwareError, FormatError, BindingMismatch for evidence over something else.
     """
-    nonce = os.urandom(NONCE_BYTES)
-    evidence = _collect(config, nonce, deadline)
-    tee, _, fields = parse_fields(evidence.blob)
-    if fields["report_data"] != binding.collect(local_scope(config.daemon.audience), nonce).value.hex():
+    scope = local_scope(config.daemon.audience)
+    wanted = binding.collect(scope, nonce)
+    evidence = _ask(config, nonce, deadline)
+    tee, version, fields = parse_fields(evidence.blob)
+    if fields["report_data"] != wanted.value.hex():
         raise BindingMismatch(
             "the evidence is not over our nonce, boot and audience",
             hint="if the audience in the configuration was changed: restart the daemon",
         )
-    return tee, fields
+    return Collected(evidence, scope, nonce, tee, version, fields)
 
 
-def _collect(config: Config, nonce: bytes, deadline: ports.Deadline) -> Evidence:
+def live(config: Config, deadline: ports.Deadline) -> tuple[Tee, Mapping[str, Any]]:
+    """Kind and fields (docs/evidence.md) of evidence over a nonce of our own. Raises as collect."""
+    made = collect(config, os.urandom(NONCE_BYTES), deadline)
+    return made.tee, made.fields
+
+
+def _ask(config: Config, nonce: bytes, deadline: ports.Deadline) -> Evidence:
     socket = socket_path(config.daemon.runtime_dir, QUOTER)
     if socket.is_socket():
         try:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from agent.core import binding
+from agent.core.binding import Scope
 from agent.core.canonical import shown
+from agent.core.challenge import NONCE_MAX, NONCE_MIN
 from agent.core.errors import UsageError
-from agent.core.model import Endorsements, TrustAnchor
+from agent.core.model import Endorsements, ReportData, TrustAnchor
 from agent.core.policy import MAX_BYTES as MAX_POLICY
 from agent.core.policy import Floor, Policy
 from agent.core.rules import hex_bytes
@@ -20,6 +24,8 @@ from agent.verify.files import read_file
 
 MAX_ROOT = 1 << 16
 """Longest PEM file of a trust root."""
+MAX_AUDIENCE = 256
+_BOOT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +56,26 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         help="the policy must be signed by one of these keys (public keys, certificates); without, nobody looks",
     )
     parser.add_argument("--vmpl", type=int, default=0, metavar="N", help="VMPL expected in an SNP report (default 0)")
+
+
+def add_binding(parser: argparse.ArgumentParser) -> None:
+    """--nonce, --boot-id, --audience."""
+    parser.add_argument("--nonce", metavar="HEX", help="the nonce that you gave: the evidence must be over it")
+    parser.add_argument("--boot-id", metavar="ID", help="with --nonce: the boot id that evidence collect printed")
+    parser.add_argument("--audience", metavar="TEXT", help="with --nonce: the audience it printed (default: none)")
+
+
+def report_data(args: argparse.Namespace) -> ReportData | None:
+    """What purpose ``collect`` binds for these options; None where no nonce is given. Raises UsageError."""
+    if args.nonce is None:
+        if args.boot_id is not None or args.audience is not None:
+            raise UsageError("--boot-id and --audience go with --nonce")
+        return None
+    if args.boot_id is None or not _BOOT_ID.fullmatch(args.boot_id):
+        raise UsageError("--nonce needs --boot-id, as evidence collect printed it", hint="8-4-4-4-12 hex digits")
+    audience = require_text("--audience", args.audience, MAX_AUDIENCE) or ""
+    nonce = octets("--nonce", args.nonce, NONCE_MIN, NONCE_MAX)
+    return binding.collect(Scope(audience, args.boot_id), nonce)
 
 
 def anchors(args: argparse.Namespace) -> tuple[TrustAnchor, ...]:

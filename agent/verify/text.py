@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from agent.core.canonical import printable, rfc3339, shown
 from agent.core.model import Check, Verified
@@ -61,20 +60,6 @@ def not_checked_lines(not_checked: Sequence[str]) -> Iterator[str]:
     if not_checked:
         yield "not checked:"
     yield from (f"  - {printable(what)}" for what in not_checked)
-
-
-def field_lines(fields: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
-    """Named values, nested ones indented."""
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            yield f"{indent}{name}:"
-            yield from field_lines(value, indent + "  ")
-        else:
-            yield f"{indent}{name}: {printable(value) if isinstance(value, str) else _plain(value)}"
-
-
-def _plain(value: Any) -> str:
-    return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def row(name: str, text: str) -> str:
