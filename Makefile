@@ -2,9 +2,10 @@
 TEE ?= snp
 PYTHON := .venv/bin/python
 JOBS ?= $(shell nproc)
+RUNS ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench deb vm clean
+.PHONY: help setup demo test check bench deb vm fuzz clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,9 +16,11 @@ setup: ## .venv/bin/tee-agent and .venv/bin/tas, ready to run
 demo: setup ## the main job from kernel interface to verified signature (TEE=snp or TEE=tdx)
 	@$(PYTHON) -m sim.demo --tee $(TEE)
 
-test: ## every test but the boots: lint, unit, vectors, integration, packages
+test: ## every test: lint, unit, vectors, integration, packages, and the boots in QEMU (half an hour on two cores)
 	@sh packaging/setup.sh test
 	@$(PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m "not vm"
+	@sh packaging/deb.sh
+	@$(PYTHON) -m pytest -q -m vm
 
 check: ## linters and unit tests only: seconds
 	@sh packaging/setup.sh test
@@ -31,10 +34,14 @@ deb: ## Debian packages: build/tee-agent_VERSION_all.deb and build/tee-agent-ini
 	@sh packaging/setup.sh deb
 	@sh packaging/deb.sh
 
-vm: ## the boots: our packages in a Debian 13 image with an encrypted root, in QEMU
+vm: ## the boots alone: our packages in a Debian 13 image with an encrypted root, in QEMU
 	@sh packaging/setup.sh test
 	@sh packaging/deb.sh
 	@$(PYTHON) -m pytest -q -m vm
+
+fuzz: ## coverage-guided fuzzing of every parser (RUNS=executions of each)
+	@sh packaging/setup.sh fuzz
+	@$(PYTHON) -m tests.fuzz --all --runs $(RUNS)
 
 clean: ## remove what make made
 	rm -rf build .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,7 +46,7 @@ def run(
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """One process at a time: two test workers must not build the same image, nor boot two machines on two cores."""
+    """One process at a time: two test workers must not build the same image."""
     VM.mkdir(parents=True, exist_ok=True)
     with (VM / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

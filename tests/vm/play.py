@@ -20,8 +20,9 @@ from typing import Any
 
 from tests.support.tas import RunningTas
 from tests.vm import clones, cpio, image, qemu, tree
-from tests.vm.command import REPOSITORY, VM, HarnessError, locked, run
+from tests.vm.command import REPOSITORY, VM, HarnessError, run
 from tests.vm.emulator import emulator
+from tests.vm.place import place
 from tests.vm.qemu import Disk, Ended, Hardware, Machine
 from tests.vm.scenarios import Scenario
 from tests.vm.world import SIMULATED, World, policy, world
@@ -65,18 +66,18 @@ class Person:
 
 
 def play(name: str, scenario: Scenario, *, echo: bool = False) -> Played:
-    """Boot it, one machine at a time. Raises HarnessError where the harness failed, not the scenario."""
-    here = world(scenario.flavour)
-    with locked("boot"), _folder() as folder:
+    """Boot it in a place of its own. Raises HarnessError where the harness failed, not the scenario."""
+    here, program = world(scenario.flavour), emulator()
+    with place() as folder:
         with _service(here, scenario, folder) as service:
             person = Person(scenario.types)
-            with qemu.started(emulator(), _hardware(here, scenario, folder), folder) as machine:
+            with qemu.started(program, _hardware(here, scenario, folder), folder) as machine:
                 deadline = time.monotonic() + scenario.seconds
                 ended = machine.run(deadline, person.watch, echo=sys.stdout.fileno() if echo else None)
             events = service.log() if service else []
         report = ended.reports[0] if ended.reports else {}
         played = Played(name, ended, report, [e for e in events if e["event"] == "decision"])
-        played.problems = _problems(scenario, played, person)
+        played.problems = _problems(scenario, played, person, folder)
         if played.problems:
             FAILED.mkdir(exist_ok=True)
             shutil.copy(folder / "console.log", FAILED / f"{name}.log")
@@ -85,23 +86,11 @@ def play(name: str, scenario: Scenario, *, echo: bool = False) -> Played:
 
 def shell(scenario: Scenario) -> None:
     """The same machine with this terminal as its console, and nobody to judge it or switch it off."""
-    here = world(scenario.flavour)
-    with locked("boot"), _folder() as folder, _service(here, scenario, folder), _raw_terminal() as terminal:
+    here, program = world(scenario.flavour), emulator()
+    with place() as folder, _service(here, scenario, folder), _raw_terminal() as terminal:
         hardware = _hardware(here, scenario, folder, probes=("none",))
-        with qemu.started(emulator(), hardware, folder) as machine:
+        with qemu.started(program, hardware, folder) as machine:
             machine.run(math.inf, lambda _: None, echo=sys.stdout.fileno(), keys=terminal)
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Files of one run."""
-    folder = VM / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -158,7 +147,7 @@ def _disks(here: World, scenario: Scenario, folder: Path) -> tuple[Disk, ...]:
     return (root,)
 
 
-def _problems(scenario: Scenario, played: Played, person: Person) -> list[str]:
+def _problems(scenario: Scenario, played: Played, person: Person, folder: Path) -> list[str]:
     ended, found = played.ended, []
     if person.waits_for:
         found.append(f"the console never showed {person.waits_for!r}")
@@ -175,7 +164,7 @@ def _problems(scenario: Scenario, played: Played, person: Person) -> list[str]:
     if played.report:
         found += _wrong_facts(scenario, played.report)
     if scenario.verifies_bundle and not found:
-        found += _bundle_problems(scenario, played.report["sign"])
+        found += _bundle_problems(scenario, played.report["sign"], folder)
     return found
 
 
@@ -198,9 +187,8 @@ def _at(report: Any, path: str) -> Any:
     return report
 
 
-def _bundle_problems(scenario: Scenario, facts: dict[str, Any]) -> list[str]:
+def _bundle_problems(scenario: Scenario, facts: dict[str, Any], folder: Path) -> list[str]:
     """The bundle that came out of the guest, judged outside by the command a relying party would use."""
-    folder = VM / "run"
     for name in ("bundle", "payload"):
         (folder / name).write_bytes(base64.b64decode(facts[name]))
     (folder / "policy.json").write_text(json.dumps(policy(scenario.tee)))

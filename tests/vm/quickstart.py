@@ -26,9 +26,10 @@ from pathlib import Path
 
 from sim.demo_world import free_port
 from tests.vm import guide, image, qemu
-from tests.vm.command import REPOSITORY, VM, HarnessError, locked, run
+from tests.vm.command import REPOSITORY, HarnessError, run
 from tests.vm.desk import Desk
 from tests.vm.emulator import emulator
+from tests.vm.place import place
 from tests.vm.play import FAILED, Person, _at
 from tests.vm.qemu import Disk, Ended, Hardware, Machine
 from tests.vm.scenarios import CMDLINE, OPENED
@@ -164,8 +165,9 @@ def follow() -> Followed:
     """The whole guide. Raises HarnessError at the first command that does not end as the guide says."""
     debs()  # refuses stale ones
     here = world("plain")
-    with locked("boot"), ExitStack() as stack:
-        scene = stack.enter_context(_scene(here))
+    emulator()
+    with place() as folder, ExitStack() as stack:
+        scene = stack.enter_context(_scene(here, folder))
         disk = scene.folder / "disk.img"
         run("cp", "--sparse=always", "--reflink=auto", here.file("disk.img"), disk)
         desk = stack.enter_context(Desk(_script(scene), scene.folder).served(_GUEST, _GATEWAY))
@@ -202,9 +204,7 @@ def _keep(scene: Scene) -> Path:
 
 
 @contextmanager
-def _scene(here: World) -> Iterator[Scene]:
-    folder = VM / "quickstart"
-    shutil.rmtree(folder, ignore_errors=True)
+def _scene(here: World, folder: Path) -> Iterator[Scene]:
     for name in ("bin", "home", "sent", "vendor", "first", "second"):
         (folder / name).mkdir(parents=True)
     _export(here.file("state"), folder / "export")
@@ -224,7 +224,6 @@ def _scene(here: World) -> Iterator[Scene]:
         yield scene
     finally:
         scene.stop()
-        shutil.rmtree(folder)
 
 
 def _script(scene: Scene) -> Iterator[tuple[str, bool]]:

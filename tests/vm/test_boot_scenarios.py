@@ -1,4 +1,4 @@
-"""Every scenario of tests/vm/scenarios.py, one virtual machine at a time."""
+"""Every scenario of tests/vm/scenarios.py, each in a virtual machine."""
 
 from __future__ import annotations
 
