@@ -123,7 +123,8 @@ def _hardware(here: World, scenario: Scenario, folder: Path, probes: tuple[str, 
         initrd = folder / "initrd.img"
         text = here.config(scenario.config).encode()
         cpio.added(here.file("initrd.img"), {"etc/tee-agent/tee-agent.toml": text}, initrd)
-    words = [f"tee={scenario.tee}", f"probes={','.join(probes or scenario.probes)}"]
+    words = [f"tee={scenario.tee}", f"interface={scenario.interface}"]
+    words += [f"probes={','.join(probes or scenario.probes)}"]
     words += [f"sim:{word}" for word in (*SIMULATED.get(scenario.tee, ()), *scenario.simulator)]
     return Hardware(
         kernel=here.file("vmlinuz"),

@@ -21,6 +21,7 @@ Disks = Literal["root", "null cipher", "filesystem clone", "luks clone"]
 class Scenario:
     """One boot.
 
+    ``interface``: what the kernel shows of the TEE: configfs-tsm, or its device only.
     ``types``: what somebody does at the console, in order: a text to wait for, and what is typed then.
     ``ends``: how it must end. ``shows`` and ``never_shows``: what a person at the console must see, must not see.
     ``facts``: dotted path into the judge's report, and the value (or pattern of the text) there. ``released``: whether the service gave the
@@ -30,6 +31,7 @@ class Scenario:
     about: str
     flavour: Flavour = "agent"
     tee: Literal["snp", "tdx", "genuine"] = "snp"
+    interface: Literal["configfs", "device"] = "configfs"
     service: Service = "serving"
     disks: Disks = "root"
     cmdline: str = CMDLINE
@@ -70,6 +72,13 @@ ATTESTED = {
     "sign.noise": ["200", "200", "200"],
     "sign.permitted_after_noise": "200",
 }
+
+
+def device(interface: str, node: str) -> dict[str, Any]:
+    """The node outlived early boot as root's alone, nothing else gave evidence, and status says so."""
+    return {"boot.provider": "", "boot.nodes": {node: "600"}, "status.said.tee.interface": interface}
+
+
 PROBES = ("root", "boot", "login", "status", "sign", "journal", "times")
 NO_SERVICE = re.compile(r"transport(\.deadline)?")
 """The last try's failure, or the deadline that came first."""
@@ -107,6 +116,25 @@ SCENARIOS: dict[str, Scenario] = {
         probes=PROBES,
         never_shows=("Passphrase of root", "unlock disk root"),
         facts=ATTESTED,
+        released=True,
+        verifies_bundle=True,
+    ),
+    "snp-ioctl": Scenario(
+        "SEV-SNP on a kernel whose configfs-tsm has no provider: all the same through /dev/sev-guest",
+        interface="device",
+        probes=PROBES,
+        never_shows=("Passphrase of root", "unlock disk root"),
+        facts={**ATTESTED, **device("sev-guest", "/dev/sev-guest")},
+        released=True,
+        verifies_bundle=True,
+    ),
+    "tdx-ioctl-qgs": Scenario(
+        "TDX on such a kernel: through /dev/tdx_guest and the host's quote service over vsock",
+        tee="tdx",
+        interface="device",
+        probes=PROBES,
+        never_shows=("Passphrase of root", "unlock disk root"),
+        facts={**ATTESTED, **device("tdx-guest", "/dev/tdx_guest")},
         released=True,
         verifies_bundle=True,
     ),

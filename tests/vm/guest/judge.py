@@ -22,6 +22,8 @@ from typing import Any
 
 CHANNEL = Path("/dev/ttyS1")
 PRODUCT = Path("/sys/class/dmi/id/product_serial")
+TSM = Path("/sys/kernel/config/tsm/report")
+NODES = (Path("/dev/sev-guest"), Path("/dev/tdx_guest"))
 BOOT_REPORT = Path("/run/tee-agent/boot.json")
 SOCKET = "/run/tee-agent/agent.sock"
 PAYLOAD = b"what alice releases\n"
@@ -71,8 +73,23 @@ def boot_facts() -> Facts:
         "mode": mode,
         "headers_left": [str(path) for path in Path("/run").rglob("*") if is_header(path)],
         "cmdline": Path("/proc/cmdline").read_text().strip(),
-        "tsm": Path("/sys/kernel/config/tsm/report").is_dir(),
+        "tsm": TSM.is_dir(),
+        "provider": provider(),
+        "nodes": {str(path): f"{path.stat().st_mode & 0o7777:o}" for path in NODES if path.is_char_device()},
     }
+
+
+def provider() -> str:
+    """Of configfs-tsm, where something stands behind it."""
+    entry = TSM / "judge"
+    try:
+        entry.mkdir()
+    except OSError:
+        return ""
+    try:
+        return (entry / "provider").read_text().strip()
+    finally:
+        entry.rmdir()
 
 
 def is_header(path: Path) -> bool:
