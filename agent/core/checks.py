@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from agent.core.canonical import printable
 from agent.core.errors import ConfigError
 
 T = TypeVar("T")
 
 _TOML_NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "an array"}
+_SHOWN_KEY = 200
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _POLICY_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}\$?|[0-9]{1,10}", re.ASCII)
@@ -28,6 +29,7 @@ _PIN = re.compile(r"(spki|ca):sha256:([0-9A-Fa-f]{64})", re.ASCII)
 _SHA256 = re.compile(r"sha256:([0-9A-Fa-f]{64})", re.ASCII)
 _NETWORK = re.compile(r"dhcp|none|[A-Za-z0-9.:_-]*:[A-Za-z0-9.:_-]*", re.ASCII)
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*", re.ASCII)
+_FAR = 10**15
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]+", re.ASCII)
 
 
@@ -42,7 +44,8 @@ class At:
         return At(self.source, f"{self.key}.{name}" if self.key else name)
 
     def refuse(self, problem: str, *, hint: str = "", code: str = "config.value") -> ConfigError:
-        place = f"{self.source}: {self.key}" if self.key else self.source
+        # A key is foreign text too: TOML lets it hold control characters, and be as long as the file.
+        place = f"{self.source}: {printable(self.key[:_SHOWN_KEY])}" if self.key else self.source
         return ConfigError(f"{place}: {problem}", hint=hint, code=code)
 
     def wrong(self, expected: str, value: Any) -> ConfigError:
@@ -130,12 +133,17 @@ def sha256(value: Any, at: At) -> bytes:
     return bytes.fromhex(match[1])
 
 
+def _figure(value: float) -> str:
+    """A number for a message; hex digits in TOML can make one that Python refuses to write down."""
+    return "what is far outside" if isinstance(value, int) and abs(value) > _FAR else f"{value}"
+
+
 def seconds(least: float, most: float) -> Callable[[Any, At], float]:
     def check(value: Any, at: At) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise at.wrong("a number of seconds", value)
-        if not math.isfinite(value) or not least <= value <= most:
-            raise at.refuse(f"must be {least:g} to {most:g} seconds, not {value:g}")
+        if not least <= value <= most:
+            raise at.refuse(f"must be {least:g} to {most:g} seconds, not {_figure(value)}")
         return float(value)
 
     return check
@@ -146,7 +154,7 @@ def integer(least: int, most: int) -> Callable[[Any, At], int]:
         if isinstance(value, bool) or not isinstance(value, int):
             raise at.wrong("an integer", value)
         if not least <= value <= most:
-            raise at.refuse(f"must be {least} to {most}, not {value}")
+            raise at.refuse(f"must be {least} to {most}, not {_figure(value)}")
         return value
 
     return check
@@ -203,6 +211,19 @@ def service_url(value: Any, at: At) -> str:
         )
     if not _PREFIX.fullmatch(parts.path.rstrip("/")):
         raise at.refuse("has a path with unusual characters")
+    return given.rstrip("/")
+
+
+def proxy_url(value: Any, at: At) -> str:
+    """http://HOST:PORT or https://HOST:PORT without user and password, or "" for none."""
+    given = text(2048)(value, at)
+    if not given:
+        return given
+    parts = _split(given, at)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _HOST.fullmatch(parts.hostname):
+        raise at.refuse(f"must be http://HOST:PORT, not {given[:80]!r}")
+    if parts.port is None or parts.username is not None or given.rstrip("/") != f"{parts.scheme}://{parts.netloc}":
+        raise at.refuse("must be http://HOST:PORT, with no user, password, path or query")
     return given.rstrip("/")
 
 

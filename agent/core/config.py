@@ -17,6 +17,7 @@ from agent.core import checks
 from agent.core.checks import At
 from agent.core.cmdline import DEFAULT_ALLOW, allowed_word
 from agent.core.errors import ConfigError
+from agent.core.vendorconfig import EndorsementsConfig
 
 PolicyField = Literal["policy-id", "key-id"]
 DEFAULT_FIELD: PolicyField = "policy-id"
@@ -119,6 +120,7 @@ class Config:
     source: str
     tas: TasConfig | None = None
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    endorsements: EndorsementsConfig = field(default_factory=EndorsementsConfig)
     volumes: tuple[VolumeConfig, ...] = ()
     boot: BootConfig = field(default_factory=BootConfig)
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
@@ -160,6 +162,15 @@ EVIDENCE = {
     "quote_seconds": Key(checks.seconds(1, 600), "for one piece of evidence, waiting and retries included"),
     "endorsements": Key(checks.path, "folder with the vendor's certificates, CRLs and TCB information"),
 }
+ENDORSEMENTS = {
+    "fetch": Key(checks.boolean, "let the daily timer ask the vendor's service (else: only when told to by hand)"),
+    "kds_url": Key(checks.service_url, "AMD's key distribution service, or a mirror of it"),
+    "pcs_url": Key(checks.service_url, "Intel's provisioning certification service, or a PCCS"),
+    "proxy": Key(checks.proxy_url, "http://HOST:PORT that https goes through"),
+    "ca_file": Key(checks.path, "PEM file with authorities believed there instead of the system's"),
+    "seconds": Key(checks.seconds(1, 3600), "for one run, waiting for the service's rate included"),
+    "keep_days": Key(checks.integer(2, 3650), "before what was neither confirmed nor used is removed"),
+}
 VOLUME = {
     "name": Key(checks.name, "device-mapper name", required=True),
     "device": Key(checks.device, "absolute path or UUID=...", required=True),
@@ -194,6 +205,7 @@ DAEMON = {
 SECTIONS: Mapping[str, Mapping[str, Key]] = {
     "tas": TAS,
     "evidence": EVIDENCE,
+    "endorsements": ENDORSEMENTS,
     "volume": VOLUME,
     "boot": BOOT,
     "daemon": DAEMON,
@@ -204,8 +216,8 @@ def parse(text: str, source: str) -> Config:
     """The tree in ``text`` (TOML). ``source`` names it in messages. Raises ConfigError."""
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}", code="config.syntax") from error
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        raise ConfigError(f"{source}: not valid TOML: {str(error)[:300]}", code="config.syntax") from error
     top = At(source, "")
     checks.known(document, SECTIONS, top)
     tas = _section(document, "tas", source)
@@ -213,6 +225,7 @@ def parse(text: str, source: str) -> Config:
         source=source,
         tas=None if tas is None else _peer_checked(TasConfig(**{"pins": (), **tas}), source),
         evidence=EvidenceConfig(**(_section(document, "evidence", source) or {})),
+        endorsements=EndorsementsConfig(**(_section(document, "endorsements", source) or {})),
         volumes=_volumes(document.get("volume", []), source),
         boot=BootConfig(**(_section(document, "boot", source) or {})),
         daemon=DaemonConfig(**(_section(document, "daemon", source) or {})),

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.config import SECTIONS, BootConfig, DaemonConfig, EvidenceConfig, TasConfig, VolumeConfig
+from agent.core.vendorconfig import EndorsementsConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "packaging" / "man" / "tee-agent.toml.5.md"
 END = "<!-- end -->"
 CLASSES: dict[str, Any] = {
     "tas": TasConfig,
     "evidence": EvidenceConfig,
+    "endorsements": EndorsementsConfig,
     "volume": VolumeConfig,
     "boot": BootConfig,
     "daemon": DaemonConfig,

@@ -11,6 +11,7 @@ import pytest
 from agent.core import config
 from agent.core.config import Config, Pin, parse
 from agent.core.errors import ConfigError
+from agent.core.vendorconfig import EndorsementsConfig
 from agent.settings import load, read_bounded
 
 HEX = "ab" * 32
@@ -196,6 +197,7 @@ def test_every_key_is_a_field_and_every_field_a_key() -> None:
     trees = {
         "tas": config.TasConfig,
         "evidence": config.EvidenceConfig,
+        "endorsements": EndorsementsConfig,
         "volume": config.VolumeConfig,
         "boot": config.BootConfig,
         "daemon": config.DaemonConfig,

@@ -68,7 +68,7 @@ def test_two_statements_of_one_kind_are_ambiguous(tmp_path: Path) -> None:
 
 def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_FILE", 100)
-    monkeypatch.setattr(module, "MAX_FILES", 3)
+    monkeypatch.setattr(module, "BOUNDS", module.Bounds(files=3, total=400))
     (tmp_path / "a").write_bytes(bytes(101))
     with pytest.raises(Oversized):
         load_folder(tmp_path)
