@@ -17,6 +17,8 @@ UTF8_STRING, PRINTABLE_STRING, IA5_STRING, UTC_TIME, GENERALIZED_TIME = 0x0C, 0x
 SEQUENCE, SET = 0x30, 0x31
 CONTEXT_0, CONTEXT_3 = 0xA0, 0xA3
 
+_SHOWN_OID = 32
+"""Bytes of the longest identifier that is spelled out: a hostile one of megabytes would take hours to write down."""
 _STRINGS = {UTF8_STRING: "utf-8", PRINTABLE_STRING: "ascii", IA5_STRING: "ascii"}
 _TIMES = {UTC_TIME: 13, GENERALIZED_TIME: 15}
 
@@ -138,7 +140,9 @@ class Reader:
 
 
 def dotted(oid: bytes) -> str:
-    """An OBJECT IDENTIFIER's content as people write it."""
+    """An OBJECT IDENTIFIER's content as people write it; "?" for one that is malformed or too long to be shown."""
+    if len(oid) > _SHOWN_OID:
+        return "?"
     numbers, value = [], 0
     for octet in oid:
         value = value << 7 | octet & 0x7F

@@ -95,4 +95,6 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else 0.0
+    """What can't be a figure of ours (no number, negative, infinite, beyond 64 bits) counts as none."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 64
+    return float(value) if good else 0.0

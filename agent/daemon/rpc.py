@@ -22,8 +22,8 @@ from agent.daemon import problem
 from agent.daemon.peers import Caller, Peer, identify
 
 MAX_REQUEST = 64 * 1024
-MAX_ANSWER = 4 * 1024 * 1024
-"""Bytes of JSON; evidence with its certificate table stays far below."""
+MAX_ANSWER = 2 * 1024 * 1024
+"""Bytes of JSON; evidence of a MiB, the most that is read, with its certificate table stays below."""
 READ_SECONDS = 5.0
 """For a request to arrive after connect, and for an answer to be taken."""
 MAX_CONNECTIONS = 32

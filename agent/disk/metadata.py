@@ -24,6 +24,8 @@ from agent.disk.keyslot import SECTOR, Keyslot
 
 MAX_DIGEST_ITERATIONS = 10_000_000
 """cryptsetup spends an eighth of a second: 100,000 to 2 million."""
+MAX_TEXT = 1 << 20
+"""Bytes of JSON. LUKS2 allows areas of 4 MiB, which a host could fill such that parsing takes 150 MiB in early boot."""
 MAX_DEPTH = 32
 """Of nested lists and objects."""
 
@@ -63,6 +65,8 @@ class Metadata:
 def parse(text: bytes, size: int) -> Metadata:
     """The metadata in ``text``; ``size`` is that of one header copy in bytes. Raises HeaderRefused."""
     with _refusals():
+        if len(text) > MAX_TEXT:
+            raise refused("metadata", f"has {len(text)} bytes, {MAX_TEXT} are allowed", "metadata")
         _nesting(text)
         document = canonical.parse(text, "metadata", size)
         top = Reader(document, "metadata", _TOP)
