@@ -138,11 +138,15 @@ def _by_svn(levels: Sequence[Level], svn: int) -> Level | None:
 
 
 def _with_current(launched: str, current: str) -> str:
-    """The word for a TD 1.5, from the judgement at launch and that of now."""
+    """The word for a TD 1.5, from the judgement at launch and that of now.
+
+    As Intel's library has it, but that a module which is worse now than at launch counts, too.
+    """
     if current in FAILURES or launched in FAILURES:
         return merge(launched, current)
-    if _OLD in _MEANING[launched] and _MEANING[current] <= {_CONFIGURE}:
-        return "TDRelaunchAdvisedConfigurationNeeded" if _MEANING[current] else "TDRelaunchAdvised"
+    if _OLD in _MEANING[launched] and _OLD not in _MEANING[current]:
+        configure = _CONFIGURE in _MEANING[launched] | _MEANING[current]
+        return "TDRelaunchAdvisedConfigurationNeeded" if configure else "TDRelaunchAdvised"
     return merge(launched, current)
 
 

@@ -100,7 +100,9 @@ def _svn(module: int) -> bytes:
 RELAUNCH = [
     (2, 6, "UpToDate", "TDRelaunchAdvised"),
     (2, 6, "ConfigurationNeeded", "TDRelaunchAdvisedConfigurationNeeded"),
-    (2, 6, "SWHardeningNeeded", "OutOfDate"),
+    (2, 6, "SWHardeningNeeded", "TDRelaunchAdvised"),
+    (2, 6, "ConfigurationAndSWHardeningNeeded", "TDRelaunchAdvisedConfigurationNeeded"),
+    (2, 6, "OutOfDateConfigurationNeeded", "OutOfDateConfigurationNeeded"),
     (2, 6, "OutOfDate", "OutOfDate"),
     (2, 2, "UpToDate", "OutOfDate"),
     (6, 6, "UpToDate", "UpToDate"),
