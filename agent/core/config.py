@@ -17,6 +17,8 @@ from agent.core import checks
 from agent.core.checks import At
 from agent.core.cmdline import DEFAULT_ALLOW, allowed_word
 from agent.core.errors import ConfigError
+from agent.core.measuredconfig import ROWS as MEASURED_ROWS
+from agent.core.measuredconfig import MeasuredConfig
 from agent.core.vendorconfig import EndorsementsConfig
 
 PolicyField = Literal["policy-id", "key-id"]
@@ -121,6 +123,7 @@ class Config:
     tas: TasConfig | None = None
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     endorsements: EndorsementsConfig = field(default_factory=EndorsementsConfig)
+    measured: MeasuredConfig = field(default_factory=MeasuredConfig)
     volumes: tuple[VolumeConfig, ...] = ()
     boot: BootConfig = field(default_factory=BootConfig)
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
@@ -202,10 +205,12 @@ DAEMON = {
     "key_lifetime_seconds": Key(checks.integer(60, 86_400), "of a signing key"),
     "challenge_batch_max": Key(checks.integer(1, 65_536), "challenges that share one piece of evidence"),
 }
+MEASURED = {name: Key(check, text) for name, (check, text) in MEASURED_ROWS.items()}
 SECTIONS: Mapping[str, Mapping[str, Key]] = {
     "tas": TAS,
     "evidence": EVIDENCE,
     "endorsements": ENDORSEMENTS,
+    "measured": MEASURED,
     "volume": VOLUME,
     "boot": BOOT,
     "daemon": DAEMON,
@@ -226,6 +231,7 @@ def parse(text: str, source: str) -> Config:
         tas=None if tas is None else _peer_checked(TasConfig(**{"pins": (), **tas}), source),
         evidence=EvidenceConfig(**(_section(document, "evidence", source) or {})),
         endorsements=EndorsementsConfig(**(_section(document, "endorsements", source) or {})),
+        measured=MeasuredConfig(**(_section(document, "measured", source) or {})),
         volumes=_volumes(document.get("volume", []), source),
         boot=BootConfig(**(_section(document, "boot", source) or {})),
         daemon=DaemonConfig(**(_section(document, "daemon", source) or {})),

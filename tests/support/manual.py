@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.config import SECTIONS, BootConfig, DaemonConfig, EvidenceConfig, TasConfig, VolumeConfig
+from agent.core.measuredconfig import MeasuredConfig
 from agent.core.vendorconfig import EndorsementsConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "packaging" / "man" / "tee-agent.toml.5.md"
@@ -18,6 +19,7 @@ CLASSES: dict[str, Any] = {
     "tas": TasConfig,
     "evidence": EvidenceConfig,
     "endorsements": EndorsementsConfig,
+    "measured": MeasuredConfig,
     "volume": VolumeConfig,
     "boot": BootConfig,
     "daemon": DaemonConfig,

@@ -11,6 +11,7 @@ import pytest
 from agent.core import config
 from agent.core.config import Config, Pin, parse
 from agent.core.errors import ConfigError
+from agent.core.measuredconfig import MeasuredConfig
 from agent.core.vendorconfig import EndorsementsConfig
 from agent.settings import load, read_bounded
 
@@ -198,6 +199,7 @@ def test_every_key_is_a_field_and_every_field_a_key() -> None:
         "tas": config.TasConfig,
         "evidence": config.EvidenceConfig,
         "endorsements": EndorsementsConfig,
+        "measured": MeasuredConfig,
         "volume": config.VolumeConfig,
         "boot": config.BootConfig,
         "daemon": config.DaemonConfig,
