@@ -22,7 +22,7 @@ RESPONSE = msg.report_response(REPORT)
 def test_numbers_and_sizes_are_linux_s() -> None:
     assert (msg.GET_REPORT, msg.GET_DERIVED_KEY, msg.GET_EXT_REPORT) == (0xC0205300, 0xC0205301, 0xC0205302)
     sizes = {msg.GuestRequest: 32, msg.ReportRequest: 96, msg.ExtReportRequest: 112, msg.DerivedKeyRequest: 32}
-    assert all(record.SIZE == size for record, size in sizes.items())
+    assert all(size == record.SIZE for record, size in sizes.items())
     assert len(RESPONSE) == msg.REPORT_RESPONSE == 4000
     assert len(msg.key_response(bytes(32))) == msg.KEY_RESPONSE == 64
 
@@ -30,10 +30,8 @@ def test_numbers_and_sizes_are_linux_s() -> None:
 @pytest.mark.skipif(not HEADER.exists(), reason="linux-libc-dev is not installed")
 def test_the_header_says_the_same() -> None:
     text = HEADER.read_text()
-    assert dict(re.findall(r"#define SNP_GUEST_VMM_ERR_(\w+)\s+(\d+)\n", text)) == {
-        "INVALID_LEN": str(msg.VMM_INVALID_LEN),
-        "BUSY": str(msg.VMM_BUSY),
-    }
+    errors = dict(re.findall(r"#define SNP_GUEST_VMM_ERR_(\w+)\s+(\d+)\n", text))
+    assert (errors["INVALID_LEN"], errors["BUSY"]) == (str(msg.VMM_INVALID_LEN), str(msg.VMM_BUSY))
     numbers = dict(re.findall(r"#define (SNP_GET_\w+) _IOWR\(SNP_GUEST_REQ_IOC_TYPE, 0x(\d),", text))
     assert numbers == {"SNP_GET_REPORT": "0", "SNP_GET_DERIVED_KEY": "1", "SNP_GET_EXT_REPORT": "2"}
 
@@ -44,15 +42,8 @@ def test_fields_lie_where_the_firmware_looks() -> None:
     extended = msg.ExtReportRequest.build(request=report, certs_address=0x1122, certs_len=0x4000).data
     assert extended == report + (0x1122).to_bytes(8, "little") + (0x4000).to_bytes(8, "little")
     key = msg.DerivedKeyRequest.build(root_key_select=1, guest_field_select=9, vmpl=3, guest_svn=7, tcb_version=5)
-    assert [
-        int.from_bytes(key.data[at:end], "little") for at, end in ((0, 8), (8, 16), (16, 20), (20, 24), (24, 32))
-    ] == [
-        1,
-        9,
-        3,
-        7,
-        5,
-    ]
+    cuts = ((0, 8), (8, 16), (16, 20), (20, 24), (24, 32))
+    assert [int.from_bytes(key.data[at:end], "little") for at, end in cuts] == [1, 9, 3, 7, 5]
 
 
 def test_exitinfo2_has_two_halves() -> None:
