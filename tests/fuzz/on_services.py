@@ -1,0 +1,154 @@
+"""Targets: what comes over sockets: requests to the service and to the daemon, answers between our processes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from dataclasses import asdict, fields
+from types import SimpleNamespace
+from typing import Any, cast
+
+from multidict import MultiDict
+
+from agent.boot import report
+from agent.core.model import Evidence, Tee
+from agent.daemon import body, peers, problem, remote, rpc
+from tas import request, web
+from tests.fuzz.contract import Broken, Target
+from tests.fuzz.samples import Samples, b64, compact
+
+_JSON_WORDS = (b'":"', b'":{', b'":[', b"null", b"true", b"-1", b"1e999", b"Infinity", b"NaN", b"\\ud800", b"\\u001b")
+
+
+def get_secret(data: bytes) -> None:
+    """A body of get_secret, as far as it is read before a store or a verifier is asked."""
+    found = web.parse_json("application/json", data)
+    tee, nonce = request.opening(found)
+    parsed = request.parse(found, tee, nonce)
+    if not parsed.evidence or len(parsed.evidence) > request.MAX_EVIDENCE or not parsed.wrapping_key:
+        raise Broken("a request without bounds")
+
+
+_LOOP = asyncio.new_event_loop()
+
+
+def frame(data: bytes) -> None:
+    """A frame as a process reads it from another one."""
+
+    async def read() -> dict[str, Any]:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        return await rpc._read_frame(reader)
+
+    try:
+        found = _LOOP.run_until_complete(read())
+    except asyncio.IncompleteReadError:
+        return  # Service closes the connection
+    if not isinstance(found, dict):
+        raise Broken("a frame that is no object")
+
+
+def failure(data: bytes) -> None:
+    """Another process's error, and what we then say ourselves; or its evidence."""
+    said = rpc._parse(data, "answer")
+    error = problem.exception(said)
+    problem.problem(error), problem.document(error), problem.retry_after(error)
+    if not isinstance(remote.evidence_from(said), Evidence):
+        raise Broken("no evidence")
+
+
+class _Content:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def at_eof(self) -> bool:
+        return not self._data
+
+    async def readany(self) -> bytes:
+        chunk, self._data = self._data[:512], self._data[512:]
+        return chunk
+
+
+def local_request(data: bytes) -> None:
+    """Query up to the first line feed, then the body of a request to the local socket."""
+    query, _, content = data.partition(b"\n")
+    pairs = [pair.partition("=")[::2] for pair in query.decode("utf-8", "surrogateescape").split("&")]
+    asked = cast(
+        Any,
+        SimpleNamespace(
+            content_length=None,
+            headers={},
+            content=_Content(content),
+            query_string=query.decode("utf-8", "surrogateescape"),
+            query=MultiDict(pairs),
+        ),
+    )
+    for value in body.query(asked, frozenset({"context", "audience"})).values():
+        body.text(value, "context")
+    reader = _LOOP.run_until_complete(body.document(asked, frozenset({"nonce"}), {"context": "", "claims": {}}))
+    reader.text("context", 256)
+    reader.hexadecimal("nonce", 16, 64)
+
+
+def kept_files(data: bytes) -> None:
+    """The last boot's report, and a cgroup text of the kernel."""
+    peers.unit_of(data.decode(errors="surrogateescape"))
+    found = report.read(cast(Any, SimpleNamespace(open=lambda _: io.BytesIO(data))))
+    if found is not None and set(found) != {field.name for field in fields(report.Report)}:
+        raise Broken("a report of another shape")
+
+
+def _secret_seeds(s: Samples) -> list[bytes]:
+    asked = {
+        "tee-type": "amd-sev-snp",
+        "nonce": "5a" * 32,
+        "tee-evidence": b64(s.reports[0]),
+        "policy-id": "policy-a",
+        "report-data-binding": True,
+        "wrapping-key": b64(bytes(270)),
+        "endorsements": {"certificates": [b64(b"certificate")]},
+    }
+    return [compact(asked), compact({**asked, "component-evidence": {}, "nonce": f'"{"5a" * 32}"'})]
+
+
+def _frame(document: object) -> bytes:
+    data = compact(document)
+    return len(data).to_bytes(4, "big") + data
+
+
+TARGETS = {
+    "tas.request": Target(
+        get_secret,
+        _secret_seeds,
+        (*_JSON_WORDS, b"intel-tdx", b"amd-sev-snp", b"component-evidence", b"endorsements", b"certificates"),
+    ),
+    "daemon.frame": Target(
+        frame, lambda s: [_frame({"method": "ping", "params": {}}), _frame({"result": {}})], _JSON_WORDS, most=2048
+    ),
+    "daemon.failure": Target(
+        failure,
+        lambda s: [
+            compact({"code": "firmware.busy", "message": "m", "hint": "h", "errno": 16, "status": 2}),
+            compact({"code": "server", "detail": "m", "retry_after": 2.5}),
+            compact(remote.evidence_to(Evidence(Tee.SNP, b"blob", b"aux", "sev"))),
+        ],
+        (*_JSON_WORDS, b"firmware", b"server", b"retry_after", b"errno", b"status"),
+        most=2048,
+    ),
+    "daemon.request": Target(
+        local_request,
+        lambda s: [b"context=a&audience=b\n" + compact({"nonce": "00" * 32, "claims": {"job": 1}})],
+        (*_JSON_WORDS, b"context=", b"audience=", b"%ff", b"nonce", b"claims"),
+        most=4096,
+    ),
+    "boot.report": Target(
+        kept_files,
+        lambda s: [
+            compact(asdict(report.Report(volumes=[report.Outcome("data", "/dev/vdb")]))),
+            b"0::/system.slice/a.service\n1:name=systemd:/user.slice/b.scope\n",
+        ],
+        (*_JSON_WORDS, b"volumes", b"timeline", b".service", b"1:name=systemd:/"),
+        most=2048,
+    ),
+}
