@@ -69,7 +69,9 @@ class Image:
     def content(self, section: Section) -> bytes:
         """A section as it lies in memory. Raises FormatError where that is far more than the file has."""
         if section.virtual > section.size + MAX_ZERO_FILL:
-            raise _bad(f"section {shown(section.name)} is {section.virtual} bytes in memory, {section.size} in the file")
+            raise _bad(
+                f"section {shown(section.name)} is {section.virtual} bytes in memory, {section.size} in the file"
+            )
         found = self.data[section.offset : section.offset + min(section.size, section.virtual)]
         return found.ljust(section.virtual, b"\0")
 
