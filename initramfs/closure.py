@@ -39,7 +39,7 @@ sys.modules["bcrypt"] = None
 sys.path += sys.argv[1:]
 import importlib
 import encodings.ascii, encodings.idna, encodings.latin_1
-import agent.boot, agent.boot.unlocking, snp.certtable
+import agent.boot, agent.boot.unlocking, agent.device.sev, agent.device.tdx, snp.certtable
 for name in agent.boot.STEPS.values():
     importlib.import_module(name)
 for name, module in sorted(sys.modules.items()):

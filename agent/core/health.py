@@ -70,7 +70,9 @@ def _tee(tee: Facts) -> Finding:
     problem = tee["problem"]
     if problem is None:
         floor = "" if tee["privlevel_floor"] is None else f", lowest privilege level {tee['privlevel_floor']}"
-        return Finding("TEE", "ok", f"{tee['tee']} by {tee['provider']} ({tee['interface']}{floor})")
+        # The kernel's common interface goes without saying; where another one is in use, the reason is worth a line.
+        why = f"; not configfs-tsm: {reason}" if (reason := tee.get("not_used", {}).get("configfs-tsm")) else ""
+        return Finding("TEE", "ok", f"{tee['tee']} by {tee['provider']} ({tee['interface']}{floor}){why}")
     if problem["code"] == "platform.permission":
         seen = f"{tee['tee']}, as its device says; " if tee["tee"] else ""
         return Finding("TEE", "note", f"{seen}{problem['message']}", problem["hint"])

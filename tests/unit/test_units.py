@@ -117,8 +117,21 @@ def test_callers_stay_visible() -> None:
 def test_only_the_fetcher_has_a_network() -> None:
     for role in (names.SIGNER, names.QUOTER):
         assert read(ROLES[role])["PrivateNetwork"] == ["yes"]
-        assert words(read(ROLES[role]), "RestrictAddressFamilies") == ["AF_UNIX"]
+    assert words(read(ROLES[names.SIGNER]), "RestrictAddressFamilies") == ["AF_UNIX"]
     assert "PrivateNetwork" not in read(ROLES[names.FETCHER])
+
+
+ASKS = ["tee-agent-quoter.service", "tee-agent-unlock@.service"]
+"""What makes evidence itself."""
+
+
+def test_only_who_asks_for_evidence_reaches_devices_and_the_host() -> None:
+    devices = {str(EvidenceConfig().sev_device), str(EvidenceConfig().tdx_device)}
+    for name in SERVICES:
+        allowed = {value.split()[0] for value in read(name)["DeviceAllow"]}
+        assert (allowed >= devices) == (name in ASKS)
+        assert ("AF_VSOCK" in words(read(name), "RestrictAddressFamilies")) == (name in ASKS)
+    assert words(read(ROLES[names.QUOTER]), "RestrictAddressFamilies") == ["AF_UNIX", "AF_VSOCK"]
 
 
 def test_no_role_has_a_capability() -> None:
@@ -163,7 +176,7 @@ def test_the_fetcher_gets_the_key_it_looks_for() -> None:
     assert unit["SetCredential"] == [f"{fetcher.CREDENTIAL}:\\n"]
 
 
-@pytest.mark.parametrize("name", ["tee-agent-quoter.service", "tee-agent-unlock@.service"])
+@pytest.mark.parametrize("name", ASKS)
 def test_the_kernel_s_interface_can_be_written(name: str) -> None:
     unit = read(name)
     assert unit["ProtectKernelTunables"] == ["yes"]

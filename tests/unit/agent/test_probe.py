@@ -39,7 +39,13 @@ class Machine:
         (self.host.boot / "config-6.12").write_text(f"CONFIG_A=y\n{line}\nCONFIG_Z=m\n")
 
     def config(self) -> EvidenceConfig:
-        return EvidenceConfig(tsm_root=self.root, lock_file=self.root.parent / "lock")
+        """Nothing of the machine that the tests run on."""
+        return EvidenceConfig(
+            tsm_root=self.root,
+            sev_device=self.host.dev / "sev-guest",
+            tdx_device=self.host.dev / "tdx_guest",
+            lock_file=self.root.parent / "lock",
+        )
 
     def error(self) -> PlatformError:
         with pytest.raises(PlatformError) as caught:
