@@ -56,9 +56,9 @@ def base() -> Path:
 
 
 def copy(tree: Path, target: Path) -> None:
-    """A copy that shares nothing, or blocks only."""
+    """A copy that shares nothing, or blocks only; of what a link names, not of the link."""
     shutil.rmtree(target, ignore_errors=True)
-    run("cp", "-a", "--reflink=auto", tree, target)
+    run("cp", "-a", "--reflink=auto", tree.resolve(), target)
 
 
 def inside(tree: Path, *argv: str) -> str:
