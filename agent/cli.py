@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": "Verify a signature bundle, offline.",
     "evidence": "Collect, show or verify evidence: SNP reports, TDX quotes.",
     "eventlog": "Show a TDX guest's event log, replay it against RTMRs, extend an RTMR.",
+    "endorsements": "Fetch, list and prune the vendor's certificates, CRLs and TCB information.",
     "disk": "Bind, test, list, unlock and unbind LUKS2 volumes.",
     "daemon": "Run the agent: signer, fetcher and quoter.",
 }

@@ -78,7 +78,7 @@ class Cache:
 
     def confirmed(self, name: str) -> datetime:
         """When it was last written, confirmed or used."""
-        return datetime.fromtimestamp(self._path(name).stat().st_mtime, UTC)
+        return datetime.fromtimestamp(self._path(name).lstat().st_mtime, UTC)
 
     def touch(self, name: str) -> None:
         """Say that it was used now."""

@@ -27,6 +27,7 @@ from tdx import pcs
 from tdx.pcs import Authority, Update
 
 Now = Callable[[], datetime]
+PRODUCTS = tuple(str(product) for product in Product)
 _CHAIN = re.compile(rf"snp/({'|'.join(Product)})/(v[cl]ek)/(?:chain\.pem|crl\.der)", re.ASCII)
 _TCB = re.compile(r"tdx/tcb/([0-9a-f]{12})-(standard|early)/tcb_info\.json", re.ASCII)
 _CA = re.compile(r"tdx/crl/(platform|processor)\.der", re.ASCII)
@@ -60,17 +61,15 @@ class Fetcher:
     early: bool = False
     force: bool = False
 
-    def for_evidence(
-        self, blob: bytes, auxblob: bytes, deadline: Deadline, product: Product | None = None
-    ) -> tuple[Outcome, ...]:
-        """What a verifier of this evidence needs. ``product`` is for version 2 reports.
+    def for_evidence(self, blob: bytes, auxblob: bytes, deadline: Deadline, product: str = "") -> tuple[Outcome, ...]:
+        """What a verifier of this evidence needs. ``product`` (one of PRODUCTS) is for version 2 reports.
 
         A vendor's failure is an outcome. Raises FormatError, ChainInvalid for evidence that does not say what it
         needs, DeadlineExceeded while another process has the cache, PermissionMissing and UsageError for the folder.
         """
         if detect(blob) is Tee.SNP:
             report = snp.abi.parse(blob)
-            line = kds.product_of(report, product)
+            line = kds.product_of(report, Product(product) if product else None)
             with self._keeper(deadline) as keeper:
                 Amd(keeper, self.services.kds_url).for_report(report, line, auxblob)
         else:

@@ -18,9 +18,11 @@ DRAFT = ".part"
 
 def read_bounded(path: Path, limit: int) -> bytes | None:
     """The file's bytes; None where there is no regular file, or a longer one. Raises PermissionMissing, UsageError."""
+    if path.is_symlink():
+        return None
     try:
         with _named(path):
-            # O_NONBLOCK: a FIFO put there must not hold us up.
+            # O_NONBLOCK: a FIFO put there must not hold us up. O_NOFOLLOW: nor a link put there since.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -168,11 +169,13 @@ def _typed(host: str) -> Iterator[None]:
         raise TransportError(f"{host}: {error.strerror or error}") from error
 
 
-def _reason(error: Exception) -> str:
-    """The innermost cause that says something, in one line; requests wraps several times."""
-    cause: BaseException = error
-    while (inner := getattr(cause, "reason", None) or (cause.args[0] if cause.args else None)) is not None:
-        if not isinstance(inner, BaseException):
-            break
-        cause = inner
-    return shown(" ".join(str(cause).split())[:200])
+def _reason(error: BaseException | None) -> str:
+    """What the kernel or OpenSSL said, below the layers that wrapped it; else the outermost name."""
+    name = type(error).__name__
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__context__
+    return name
