@@ -207,12 +207,10 @@ def _accepts(policy: Policy, tee: Tee, fields: Fields, tcb: str) -> None:
         )
 
 
-def remarks(tee: Tee, fields: Fields) -> tuple[str, ...]:
-    """What the admin has to know about the draft, in words."""
+def remarks(tee: Tee, fields: Fields, *, also: int = 0) -> tuple[str, ...]:
+    """What the admin has to know about the draft, in words. ``also``: how many further workloads it accepts."""
     said = [
-        "It holds what is running now. What the next boot will measure can't be predicted yet: after a change of "
-        + ("firmware or launch configuration" if tee is Tee.SNP else "firmware, kernel, initramfs or command line")
-        + ", boot with a passphrase, draft again, and put the new policy in place of this one.",
+        _scope(tee, also),
         "The evidence was not verified here: the attestation service does that at every release.",
     ]
     if tee is Tee.SNP:
@@ -228,3 +226,17 @@ def remarks(tee: Tee, fields: Fields) -> tuple[str, ...]:
             "at the service tells."
         )
     return tuple(said)
+
+
+def _scope(tee: Tee, also: int) -> str:
+    if also:
+        return (
+            f"It accepts what is running now and {also} further state{'s' if also > 1 else ''}, each as a whole. After "
+            "the first good boot keep the one that runs: tee-agent policy tighten."
+        )
+    what = "firmware or launch configuration" if tee is Tee.SNP else "firmware, kernel, initramfs or command line"
+    return (
+        f"It accepts what is running now, and nothing else. Before a change of {what}, add what the next boot will "
+        "measure (tee-agent policy predict); without that, boot with a passphrase afterwards, draft again, and put the "
+        "new policy in place of this one."
+    )

@@ -102,6 +102,7 @@ def test_ids_are_checked(snp: Fields, name: str) -> None:
 
 def test_remarks_say_what_is_not_covered(snp: Fields, tdx: Fields) -> None:
     for tee, found in ((Tee.SNP, snp), (Tee.TDX, tdx)):
-        assert "can't be predicted yet" in remarks(tee, found)[0]
+        assert "nothing else" in remarks(tee, found)[0]
+        assert "2 further states, each as a whole" in remarks(tee, found, also=2)[0]
     assert "covers the firmware" in " ".join(remarks(Tee.SNP, snp))
     assert "VMPL 2" in " ".join(remarks(Tee.SNP, {**snp, "vmpl": 2}))
