@@ -20,6 +20,7 @@ _TITLE = "JSON event log"
 _DEFAULTS = {"event": "", "event_payload": ""}
 _KEYS = frozenset({"imr", "event_type", "digest", *_DEFAULTS})
 _MAX_NAME = 256
+_MAX_PAYLOAD = 1 << 16
 
 
 def parse_json(data: bytes) -> tuple[Event, ...]:
@@ -43,5 +44,5 @@ def _event(item: Any, number: int) -> Event:
     register, kind = reader.integer("imr", 0, 3), reader.integer("event_type", 0, 0xFFFFFFFF)
     if kind == NO_ACTION:
         raise FormatError(f"{what}: EV_NO_ACTION has no place in a log of extended digests", record=_TITLE)
-    digest, data = reader.hexadecimal("digest", DIGEST_SIZE), reader.hexadecimal("event_payload", 0, MAX_JSON)
+    digest, data = reader.hexadecimal("digest", DIGEST_SIZE), reader.hexadecimal("event_payload", 0, _MAX_PAYLOAD)
     return Event(number, register, kind, digest, data, reader.text("event", _MAX_NAME))

@@ -53,14 +53,11 @@ def ucs2(data: bytes) -> str:
         raise FormatError(f"not UCS-2 text at byte {error.start}", record="event data") from error
 
 
-_ASCII_TEXT = re.compile(rb"[\t\n\r\x20-\x7e]+\x00?", re.ASCII)
-_UCS2_TEXT = re.compile(rb"(?:[\t\n\r\x20-\x7e]\x00)+(?:\x00\x00)?", re.ASCII)
+_TEXT = re.compile(rb"[\t\n\r\x20-\x7e]+\x00?", re.ASCII)
 
 
 def text_of(data: bytes) -> str | None:
     """``data`` as people read it if it is ASCII, in one or two bytes a character, with or without a NUL; else None."""
-    if _ASCII_TEXT.fullmatch(data):
-        return data.rstrip(b"\0").decode("ascii")
-    if _UCS2_TEXT.fullmatch(data):
-        return ucs2(data)
-    return None
+    if data[1:2] == b"\0" and len(data) > 2 and len(data) % 2 == 0 and not any(data[1::2]):
+        data = data[::2]
+    return data.rstrip(b"\0").decode("ascii") if _TEXT.fullmatch(data) else None

@@ -70,7 +70,8 @@ def _variable_value(name: str, value: bytes) -> str:
     if name == "SecureBoot":
         return {b"\0": "off", b"\1": "on"}.get(value, value.hex())
     if name == "BootOrder":
-        return ", ".join(f"{value[at + 1]:02X}{value[at]:02X}" for at in range(0, len(value) - 1, 2))
+        listed = value[: 2 * _MAX_ENTRIES]
+        return ", ".join(f"{listed[at + 1]:02X}{listed[at]:02X}" for at in range(0, len(listed) - 1, 2))
     if (text := text_of(value)) is not None and len(text) <= _MAX_GUESSED:
         return text
     return value.hex() if len(value) <= 8 else f"{len(value)} bytes"
@@ -84,7 +85,11 @@ def _boot_variable(data: bytes) -> str:
     option.number(4, "attributes")
     size = option.number(2, "path length")
     text = option.rest()
-    end = next((at for at in range(0, len(text) - 1, 2) if text[at : at + 2] == b"\0\0"), len(text))
+    end = text.find(b"\0\0")
+    while end % 2 and end > 0:
+        end = text.find(b"\0\0", end + 1)
+    if end < 0:
+        raise FormatError("the load option's description does not end", record="load option")
     return f"{name}: {ucs2(text[:end])}, {device_path(text[end + 2 : end + 2 + size])}"
 
 

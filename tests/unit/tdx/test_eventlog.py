@@ -243,6 +243,7 @@ def test_json() -> None:
         as_json([row(event="a\nb")]),
         as_json([row(event="a" * 257)]),
         as_json([row(event_payload="zz")]),
+        as_json([row(event_payload="00" * ((1 << 16) + 1))]),
         as_json([row()] * 4097),
         b"[" + b" " * (1 << 20) + b"]",
         b"[\xff]",

@@ -66,6 +66,8 @@ LOAD_OPTION = struct.pack("<IH", 1, len(FILE + END)) + utf16("Debian\0") + FILE 
         (ev.VARIABLE_BOOT, logs.variable("BootOrder", b"\x0a\0\1\0"), "BootOrder (EFI global): 000A, 0001"),
         (ev.VARIABLE_BOOT2, logs.variable("Boot0001", LOAD_OPTION), "Boot0001: Debian, \\EFI\\x.efi"),
         (ev.VARIABLE_BOOT, logs.variable("Boot0001", b"\1"), "malformed (load option is truncated: attributes has 4 bytes at offset 0, 1 are there)"),
+        (ev.VARIABLE_BOOT, logs.variable("Boot0001", bytes(6) + b"a\0b"), "malformed (the load option's description does not end)"),
+        (ev.VARIABLE_BOOT, logs.variable("Boot0001", LOAD_OPTION[:6] + "\u0100\0".encode("utf-16-le") + END), "Boot0001: \u0100, "),
         (ev.BOOT_APPLICATION, logs.image(FILE + END), "\\EFI\\x.efi, 4096 bytes"),
         (ev.BOOT_DRIVER, logs.image(b""), "no device path, 4096 bytes"),
         (ev.BOOT_APPLICATION, logs.image(END)[:-1], "malformed (UEFI_IMAGE_LOAD_EVENT is truncated: device path has 4 bytes at offset 32, 3 are there)"),
