@@ -22,7 +22,7 @@ DEFAULT_CONFIG = Path("/etc/tee-agent/tee-agent.toml")
 COMMANDS = {
     "setup": "Write the configuration: the service, its pinned key, the volumes.",
     "config": "Check the configuration against this machine, or show it with its defaults.",
-    "policy": "Draft the policy that releases a secret to this machine.",
+    "policy": "Draft a policy for this machine, predict the next boot, tighten after it.",
     "preflight": "Will this machine boot unattended? Tries all of it but opening.",
     "status": "Show on one screen whether this machine can attest, unlock and sign.",
     "sign": "Have a file signed by the attested key; prints a bundle.",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__, probe
+from agent.admin import measured
 from agent.boot import report
 from agent.client import Client
 from agent.core.canonical import rfc3339
@@ -19,7 +20,6 @@ from agent.core.errors import ConfigError, Denied, TeeAgentError
 from agent.daemon.remote import RemoteQuoter
 from agent.deadline import Deadline
 from agent.disk.listing import list_volumes
-from agent.disk.measured import initramfs_measured
 from agent.session import open_tas
 
 AGENT_SECONDS = 6.0
@@ -39,7 +39,7 @@ def gather(config: Config, at: datetime) -> dict[str, Any]:
         "at": rfc3339(at),
         "config": config.source,
         "tee": probe.describe(config.evidence),
-        "initramfs": asdict(initramfs_measured()),
+        "initramfs": asdict(measured.seen(config, Deadline(AGENT_SECONDS, "agent"))),
         "boot": report.read(),
         "agent": agent,
         "service": agent["status"]["service"] if agent["status"] else _service(config),

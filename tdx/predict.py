@@ -80,6 +80,12 @@ def require_replay(events: Sequence[Event], live: Mapping[int, bytes]) -> None:
             raise unpredictable(f"the event log does not replay to RTMR{register.index} of now: {register.detail}")
 
 
+def mentions_initrd(events: Sequence[Event]) -> bool:
+    """Whether an event says of itself that it measured an initrd: the file, the section, what the kernel got."""
+    slots = ((slot_of(event), event) for event in events)
+    return any(slot is Slot.INITRD or (slot is Slot.CONTENT and "initr" in _text(event)) for slot, event in slots)
+
+
 def unpredictable(why: str, hint: str = "") -> Conflict:
     """The error of everything here: the reason, and what to do instead."""
     return Conflict(
@@ -89,7 +95,7 @@ def unpredictable(why: str, hint: str = "") -> Conflict:
     )
 
 
-def _slot(event: Event) -> Slot | None:
+def slot_of(event: Event) -> Slot | None:
     """What an event of this kind in this register can have measured."""
     if event.register == 1:
         return Slot.IMAGE if event.kind == events_of.BOOT_APPLICATION else None
@@ -101,8 +107,12 @@ def _slot(event: Event) -> Slot | None:
     return None
 
 
+def _text(event: Event) -> str:
+    return text_of(event.data) or ""
+
+
 def _match(event: Event, parts: Parts) -> Found | None:
-    slot = _slot(event)
+    slot = slot_of(event)
     if slot is None:
         return None
     for (where, part), forms in parts.digests.items():
@@ -115,14 +125,14 @@ def _match(event: Event, parts: Parts) -> Found | None:
 
 def _named(event: Event, slot: Slot, part: str) -> bool:
     """Sections of an image are told apart by their names too: two may have the same content."""
-    return slot is not Slot.CONTENT or not part.startswith(".") or text_of(event.data) == part
+    return slot is not Slot.CONTENT or not part.startswith(".") or _text(event) == part
 
 
 def _by_place(event: Event, running: Parts, coming: Parts) -> Found | None:
     """An initrd that is not there any more: its place is enough where it is measured as the file it is."""
     key = (Slot.INITRD, INITRD)
     forms = coming.digests.get(key, {})
-    if _slot(event) is not Slot.INITRD or key in running.digests or len(forms) != 1:
+    if slot_of(event) is not Slot.INITRD or key in running.digests or len(forms) != 1:
         return None
     return Found(event.number, event.register or 0, *key, form=next(iter(forms)))
 
@@ -162,7 +172,7 @@ def _require_seen(found: Sequence[Found], running: Parts, coming: Parts) -> None
 
 def _require_lasting(event: Event, running: Parts, coming: Parts) -> None:
     """An event that no part explains stays as it is; raises Conflict where it will not."""
-    slot, text = _slot(event), text_of(event.data) or ""
+    slot, text = slot_of(event), _text(event)
     if slot is Slot.INITRD or (slot is Slot.OPTIONS and _changed(COMMAND_LINE, running, coming)):
         raise unpredictable(f"event {event.number} measured another {slot} than the one given as the running one")
     if slot is not Slot.CONTENT:

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from agent import probe, session
-from agent.admin import image, inspect, volumes
+from agent.admin import image, inspect, nextboot, volumes
 from agent.boot import early
 from agent.core import ports
 from agent.core.config import Config, TasConfig, VolumeConfig
@@ -19,6 +19,7 @@ from agent.core.errors import TeeAgentError
 from agent.core.exchange import version_request
 from agent.core.health import Finding
 from agent.core.model import Secret
+from agent.core.policy import Policy
 from agent.deadline import Deadline
 from agent.disk import keys
 from agent.disk.unlock import test
@@ -30,8 +31,11 @@ SKEW_SECONDS = 300.0
 COMMAND_LINE = Path("/proc/cmdline")
 
 
-def findings(config: Config) -> Iterator[Finding]:
-    """One finding for each thing that an unattended boot rests on. Raises ConfigError."""
+def findings(config: Config, policy: Policy | None = None) -> Iterator[Finding]:
+    """One finding for each thing that an unattended boot rests on. Raises ConfigError.
+
+    ``policy`` is the service's, for asking whether it accepts the next boot.
+    """
     tas = session.required(config)
     yield _tee(config)
     service = inspect.service(config, Deadline(SERVICE_SECONDS, "attestation service"))
@@ -45,6 +49,7 @@ def findings(config: Config) -> Iterator[Finding]:
     for one in config.volumes:
         yield from volume(config, one) if reached else (_not_tried(one),)
     yield from initramfs(config)
+    yield from nextboot.findings(config, policy)
 
 
 def _tee(config: Config) -> Finding:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from agent import session, settings
+from agent.admin import measured
 from agent.core import ports
 from agent.core.config import Config, VolumeConfig
 from agent.core.errors import UsageError
 from agent.core.model import Secret
 from agent.deadline import Deadline
-from agent.disk import measured, passphrase
+from agent.disk import passphrase
 from agent.disk.bind import Bound, bind
 from agent.disk.listing import Listed, list_volumes
+from agent.disk.measured import Measured
 from agent.disk.unbind import Unbound, unbind
 from agent.disk.unlock import Opened, test, unlock
 from agent.disk.volume import Ask, Fetch
@@ -75,23 +77,23 @@ def _act(config: Config, volume: VolumeConfig, args: argparse.Namespace) -> Said
     fetch, deadline = _fetch(config), Deadline(OPERATION_SECONDS, f"disk {args.action}")
     if args.action == "bind":
         ask = _ask(args, volume)
-        done = bind(volume, ask=ask, fetch=fetch, deadline=deadline, unmeasured_boot=args.unmeasured_boot)
-        return _bound(volume, done)
+        boot = measured.looked(config).measured
+        options = {"boot": boot, "unmeasured_boot": args.unmeasured_boot}
+        return _bound(volume, bind(volume, ask=ask, fetch=fetch, deadline=deadline, **options), boot)
     if args.action == "unbind":
         return _unbound(volume, unbind(volume, ask=_ask(args, volume), fetch=fetch, deadline=deadline))
     opening = test if args.action == "test" else unlock
     return _opened(volume, opening(volume, fetch=fetch, deadline=deadline))
 
 
-def _bound(volume: VolumeConfig, done: Bound) -> Said:
-    state = measured.initramfs_measured().state
+def _bound(volume: VolumeConfig, done: Bound, boot: Measured) -> Said:
     lines = [
         f"{volume.name}: {'bound' if done.changed else 'is bound already, and verified'}",
         f"  volume {done.uuid}, keyslot {done.slot}, token {done.token}, policy {done.key_id}",
-        f"  initramfs measured: {state}",
+        f"  initramfs measured: {boot.state}: {boot.reason}",
         f"  next: tee-agent disk test {volume.name}",
     ]
-    return {**asdict(done), "initramfs_measured": state}, lines
+    return {**asdict(done), "initramfs_measured": boot.state}, lines
 
 
 def _opened(volume: VolumeConfig, done: Opened) -> Said:

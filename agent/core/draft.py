@@ -216,7 +216,7 @@ def remarks(tee: Tee, fields: Fields, *, also: int = 0) -> tuple[str, ...]:
     if tee is Tee.SNP:
         said.append(
             "An SNP measurement covers the firmware; kernel, initramfs and command line only where the host boots "
-            "them directly with hashes, or as one measured image. Nothing here tells which (tee-agent status)."
+            "them directly with hashes, or as one measured image. tee-agent status tells whether it did here."
         )
         if fields["vmpl"]:
             said.append(f"The evidence is of VMPL {fields['vmpl']}: the service's floor demands 0.")

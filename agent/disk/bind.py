@@ -15,10 +15,11 @@ from agent.core.config import VolumeConfig
 from agent.core.errors import Conflict, Denied, DiskError, HeaderRefused, HeaderTampered, TeeAgentError
 from agent.core.model import Secret
 from agent.core.ports import Deadline
-from agent.disk import compare, cryptsetup, edits, keys, measured, token
+from agent.disk import compare, cryptsetup, edits, keys, token
 from agent.disk.device import opened
 from agent.disk.fields import MAX_SLOTS
 from agent.disk.header import Header
+from agent.disk.measured import UNKNOWN, Measured, require
 from agent.disk.token import Binding
 from agent.disk.volume import Ask, Fetch, Volume
 
@@ -35,13 +36,22 @@ class Bound:
     changed: bool
 
 
-def bind(config: VolumeConfig, *, ask: Ask, fetch: Fetch, deadline: Deadline, unmeasured_boot: bool = False) -> Bound:
+def bind(
+    config: VolumeConfig,
+    *,
+    ask: Ask,
+    fetch: Fetch,
+    deadline: Deadline,
+    boot: Measured = UNKNOWN,
+    unmeasured_boot: bool = False,
+) -> Bound:
     """Bind the volume to its first policy; complete a binding that was cut off; verify one that is there.
 
-    ``ask`` gives a passphrase that opens the volume. Raises Denied (unmeasured boot, wrong passphrase), Conflict,
-    HeaderRefused, HeaderTampered, DiskError, SecretError, and what ``fetch`` raises.
+    ``ask`` gives a passphrase that opens the volume; ``boot`` says whether this boot is measured. Raises Denied
+    (unmeasured boot, wrong passphrase), Conflict, HeaderRefused, HeaderTampered, DiskError, SecretError, and what
+    ``fetch`` raises.
     """
-    measured.require(measured.initramfs_measured(), unmeasured_boot=unmeasured_boot)
+    require(boot, unmeasured_boot=unmeasured_boot)
     with ExitStack() as stack:
         volume = Volume(config, stack.enter_context(opened(config.device, write=True)), deadline)
         _check_policy(volume, volume.header())

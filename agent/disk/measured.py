@@ -16,13 +16,8 @@ class Measured:
     reason: str
 
 
-def initramfs_measured() -> Measured:
-    """What is known about this boot: nothing yet, for it takes a predicted launch digest to compare with."""
-    return Measured(
-        "unknown",
-        "the launch measurement covers the firmware for certain; nothing here compares it with one predicted from "
-        "this kernel, initramfs and command line",
-    )
+UNKNOWN = Measured("unknown", "nobody looked")
+"""Where no answer was asked for: as good as none."""
 
 
 def require(measured: Measured, *, unmeasured_boot: bool) -> None:
@@ -31,7 +26,7 @@ def require(measured: Measured, *, unmeasured_boot: bool) -> None:
         raise Denied(
             f"initramfs measured: {measured.state}: {measured.reason}. Whoever replaces an unmeasured initramfs gets "
             "this volume's key",
-            hint="boot by direct kernel boot with hashes or a unified kernel image, then accept what can't be checked "
-            "yet: --unmeasured-boot",
+            hint="boot measured, and say what is booted ([measured] in the configuration; docs/prediction.md); or take "
+            "the risk by name: --unmeasured-boot",
             code="denied.unmeasured-boot",
         )

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from agent import cli, session
+from agent.admin.measured import Boot
 from agent.commands import disk
 from agent.core.errors import NotBound
 from agent.core.model import Secret
 from agent.deadline import Deadline
 from agent.disk.bind import Bound
+from agent.disk.measured import Measured
 from agent.disk.unbind import Unbound
 from agent.disk.unlock import Opened
 from tests.support import luks
@@ -47,15 +49,17 @@ def test_bind_passes_what_was_asked_for(
         return BOUND
 
     monkeypatch.setattr(disk, "bind", bind)
+    monkeypatch.setattr("agent.commands.disk.measured.looked", lambda _: Boot(Measured("no", "firmware alone")))
     key = config.with_name("key")
     key.write_bytes(b"pass\n")
     assert tee_agent(config, "bind", "data", "--key-file", str(key), "--unmeasured-boot") == 0
     assert (seen["volume"].name, seen["unmeasured_boot"]) == ("data", True)
+    assert seen["boot"] == Measured("no", "firmware alone")
     assert seen["ask"]().reveal() == b"pass\n"
     assert capsys.readouterr().out.splitlines() == [
         "data: bound",
         "  volume u-u-i-d, keyslot 1, token 0, policy policy-a",
-        "  initramfs measured: unknown",
+        "  initramfs measured: no: firmware alone",
         "  next: tee-agent disk test data",
     ]
     assert tee_agent(config, "bind", "data", "--json") == 0
@@ -69,7 +73,7 @@ def test_bind_passes_what_was_asked_for(
         "key_id": "policy-a",
         "generation": 3,
         "changed": True,
-        "initramfs_measured": "unknown",
+        "initramfs_measured": "no",
     }
     assert tee_agent(config, "bind", "data", "--quiet") == 0
     assert capsys.readouterr().out == ""

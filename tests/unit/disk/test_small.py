@@ -186,7 +186,7 @@ def test_no_terminal_to_ask_at(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_boot_is_not_known_to_be_measured() -> None:
-    assert measured.initramfs_measured().state == "unknown"
+    assert measured.UNKNOWN.state == "unknown"
 
 
 @pytest.mark.parametrize("state", ["no", "unknown"])
