@@ -9,11 +9,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from agent.core.errors import FormatError, TeeAgentError
+from agent.core.errors import FormatError, PlatformError, TeeAgentError
 from agent.rtmr import Registers, read_event_log
 from agent.verify import options
 from agent.verify.eventlog import MAX_LOG, Judged, judge, log_json, quote_registers, registers_json
-from agent.verify.eventtext import log_lines, register_lines
+from agent.verify.eventtext import live_lines, log_lines, register_lines
 from agent.verify.evidence import MAX_BYTES
 from agent.verify.files import chunks, read_file
 from agent.verify.report import checks_json
@@ -34,6 +34,7 @@ THIS CAN'T BE UNDONE before the next boot, and every policy that pins the regist
 refuses the machine from now on: a secret bound to RTMR2 won't be released again in
 this boot. Only root may do it, and the kernel keeps no record: keep one yourself.
 """
+_UNSIGNED = "registers: no signature was verified, they are what {} says"
 _FILE = "CCEL area or JSON log; - for standard input (default: this machine's)"
 
 
@@ -65,14 +66,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     log = parse(_log(args.file))
-    _say(args, log_json(log), list(log_lines(log)) if not args.json else [])
+    live = {} if args.file else _registers()
+    document = {**log_json(log), "registers": {name: value.hex() for name, value in live.items()} or None}
+    lines = [] if args.json else [*log_lines(log), *live_lines(live)]
+    _say(args, document, lines)
     return 0
+
+
+def _registers() -> Mapping[str, bytes]:
+    """This machine's registers by the kernel's names; none where the kernel does not show them to us."""
+    try:
+        return Registers().read_all()
+    except PlatformError:
+        return {}
 
 
 def _verify(args: argparse.Namespace) -> int:
     data = _log(args.file)
     if args.quote:
-        actual, source = quote_registers(read_file(args.quote, MAX_BYTES)), "the quote (signature not verified here)"
+        actual, source = quote_registers(read_file(args.quote, MAX_BYTES)), "the quote"
     else:
         actual, source = Registers().read(), "this machine's kernel"
     try:
@@ -87,16 +99,16 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _verdict(args: argparse.Namespace, judged: Judged, source: str) -> int:
     problem = None if judged.ok else judged.problem()
-    document = {
+    document: dict[str, Any] = {
         "valid": judged.ok,
         "source": source,
         "registers": registers_json(judged.registers),
         "checks": checks_json(judged.checks),
-        "not_checked": list(judged.not_checked),
+        "not_checked": [_UNSIGNED.format(source), *judged.not_checked],
         "error": _error_json(problem) if problem else None,
     }
     lines = [*register_lines(judged.registers, source), *check_lines(judged.checks)]
-    lines += [*not_checked_lines(judged.not_checked), f"event log: {'agrees' if judged.ok else 'REFUSED'}"]
+    lines += [*not_checked_lines(document["not_checked"]), f"event log: {'agrees' if judged.ok else 'REFUSED'}"]
     _say(args, document, lines)
     if problem and not args.json:
         raise problem

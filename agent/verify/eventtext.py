@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from agent.core.canonical import printable
 from tdx.event import Event
@@ -42,6 +42,13 @@ def register_lines(registers: Sequence[Register], source: str) -> Iterator[str]:
     for register in registers:
         detail = f": {register.detail}" if register.detail else ""
         yield f"  rtmr{register.index}  {register.status} ({register.events} events){printable(detail)}"
+
+
+def live_lines(registers: Mapping[str, bytes]) -> Iterator[str]:
+    """This machine's registers by the kernel's names."""
+    if registers:
+        yield "registers of this machine, as its kernel shows them:"
+    yield from (f"  {name:<20} {value.hex()}" for name, value in registers.items())
 
 
 def _place(event: Event) -> str:

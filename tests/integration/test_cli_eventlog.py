@@ -115,11 +115,28 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_this_machine(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_json(capsys, "eventlog", "show")[1]["format"] == "ccel"
+    shown = run_json(capsys, "eventlog", "show")[1]
+    assert shown["format"] == "ccel"
+    assert shown["registers"] == {f"{name}:sha384": value for name, value in shown["rtmrs"].items()}
+    assert (
+        "registers of this machine, as its kernel shows them:\n  rtmr0:sha384  " in run(capsys, "eventlog", "show")[1]
+    )
     status, out, _ = run(capsys, "eventlog", "verify")
     assert status == 0
     assert "registers from this machine's kernel:" in out
+    assert "registers: no signature was verified, they are what this machine's kernel says" in out
     assert run(capsys, "eventlog", "verify", "--quiet") == (0, "", "")
+
+
+def test_a_kernel_without_registers(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in [*machine.iterdir()]:
+        path.unlink()
+    machine.rmdir()
+    assert run_json(capsys, "eventlog", "show")[1]["registers"] is None
+    assert run(capsys, "eventlog", "verify")[0] == 69
+    status, out, err = run(capsys, "eventlog", "extend", "--rtmr", "2", "--digest", "ab" * 48)
+    assert (status, out) == (69, "")
+    assert "Linux 6.16" in err
 
 
 def test_extend(machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
