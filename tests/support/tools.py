@@ -33,3 +33,9 @@ def output(*argv: str | Path, environment: Mapping[str, str] | None = None) -> s
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def status(*argv: str | Path, folder: Path) -> int:
+    """Exit status of a tool run in ``folder``, whatever it says."""
+    words = [str(word) for word in argv]
+    return subprocess.run(words, capture_output=True, timeout=240, check=False, cwd=folder).returncode
