@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from agent.core.errors import TeeAgentError
 from agent.verify.evidence import genuine_anchors
+from agent.verify.inventory import inventory, warnings
 from agent.verify.policysign import PolicyKey
+from agent.verify.shelf import Shelf
 from tas import policies, tls
 from tas import state as states
 from tas.admin import opened, say, table
@@ -32,10 +36,14 @@ def check(args: Namespace) -> int:
             "policies": [asdict(item) for item in policies.summaries(store, keys)],
             "secrets": len(store.secrets()),
         }
-    facts["problems"] = unreadable + [
-        f"policy {item['policy_id']}: {item['problem']}" for item in facts["policies"] if item["problem"]
-    ]
-    facts["warnings"] = _warnings(facts)
+    held, late, unreadable_folder = _endorsements(facts["server"].get("endorsements", ""))
+    facts["endorsements"] = held
+    facts["problems"] = (
+        unreadable
+        + unreadable_folder
+        + [f"policy {item['policy_id']}: {item['problem']}" for item in facts["policies"] if item["problem"]]
+    )
+    facts["warnings"] = _warnings(facts) + late
     say(args, facts, _screen(facts))
     return NOT_HEALTHY if facts["problems"] else 0
 
@@ -46,6 +54,19 @@ def _policy_keys(store: Store) -> tuple[tuple[PolicyKey, ...], list[str]]:
         return policies.known_keys(store), []
     except TeeAgentError as exc:
         return (), [f"keys of --policy-trust: {exc.message}"]
+
+
+def _endorsements(folder: str) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """What the server's folder holds now, what of it is late, and why it can't be loaded."""
+    if not folder:
+        return [], [], []
+    at = datetime.now(UTC)
+    try:
+        rows = inventory(Path(folder))
+        Shelf.load(Path(folder))
+    except TeeAgentError as exc:
+        return [], [], [f"endorsements: {exc.message}"]
+    return [row.to_json(at) for row in rows], [f"endorsements: {text}" for text in warnings(rows, at)], []
 
 
 def _genuine() -> list[dict[str, Any]]:
@@ -75,6 +96,17 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
     return found
 
 
+def _held(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What ends, one by one; certificates by their number only: a fleet has thousands."""
+    shown = [
+        {"statement": row["kind"], "about": row["about"], "until": (row["ends"] or "-")[:10], "state": row["state"]}
+        for row in rows
+        if row["kind"] in ("CRL", "TCB info", "QE identity")
+    ]
+    number = len(rows) - len(shown)
+    return [*shown, {"statement": "certificates", "about": str(number), "until": "", "state": ""}]
+
+
 def _screen(facts: dict[str, Any]) -> str:
     server = facts["server"]
     state = "running" if facts["running"] else "not running"
@@ -86,6 +118,7 @@ def _screen(facts: dict[str, Any]) -> str:
     shown = [{key: item[key] for key in ("policy_id", "policy_type", "key_id", "stored")} for item in facts["policies"]]
     lines = [f"state    {facts['state']}", f"server   {state}{since}", f"pin      {facts['pin']}"]
     lines += [f"secrets  {facts['secrets']}", "", table(roots), "policies:", table(shown)]
+    lines += ["endorsements:", table(_held(facts["endorsements"]))] if facts["endorsements"] else []
     lines += [f"PROBLEM  {text}" for text in facts["problems"]]
     lines += [f"warning  {text}" for text in facts["warnings"]]
     return "\n".join(lines) + "\n"

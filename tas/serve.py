@@ -187,7 +187,7 @@ class Server:
             "url": self._url,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "endorsements": str(self._options.sources.endorsements or ""),
-            "crls": len(material.endorsements.crls),
+            "crls": material.shelf.crl_count(),
             "unchecked_revocation": material.unchecked_revocation,
             "policy_trust": [str(path) for path in self._options.sources.policy_trust],
             "policy_keys": [{"name": key.name, "spki_sha256": key.sha256} for key in material.policy_keys],
@@ -233,9 +233,9 @@ class Server:
 
 
 def _count(material: Material) -> str:
-    held = material.endorsements
-    collateral = "with" if held.tcb_info and held.qe_identity else "without"
-    return f"{len(held.certificates)} certificates, {len(held.crls)} CRLs, {collateral} TDX collateral"
+    held = material.shelf
+    families = len({row.fmspc for row in held.statements.values() if row.fmspc})
+    return f"{held.certificate_count()} certificates, {held.crl_count()} CRLs, TDX collateral for {families} FMSPC"
 
 
 def _address(text: str) -> tuple[str, int]:

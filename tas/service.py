@@ -28,7 +28,7 @@ from tas import policies, request, wrap
 from tas.log import Log, Value
 from tas.request import Refused, SecretRequest
 from tas.store import Store
-from tas.trust import Material
+from tas.trust import Material, update_of
 
 ADDED_ROOT = "added-root"
 UP_TO_DATE = "UpToDate"
@@ -122,16 +122,18 @@ class Service:
         return policy
 
     def _verify(self, wanted: SecretRequest, policy: Policy, material: Material) -> Verified:
+        update = update_of(policy)
         try:
             if detect(wanted.evidence) is not wanted.tee:
                 raise FormatError(f"the evidence is not of {wanted.tee.value}", record="evidence")
             verified = verify_evidence(
                 wanted.evidence,
-                material.endorsements.merged(wanted.hints),
+                material.shelf.select(wanted.evidence, update).merged(wanted.hints),
                 at=self._now(),
                 anchors=material.anchors,
                 report_data=binding.tas(wanted.nonce, wanted.wrapping_key),
                 policy=policy,
+                update=update,
             )
             if not material.unchecked_revocation:
                 require_revocation(verified)

@@ -137,13 +137,15 @@ def verify_evidence(
     report_data: ReportData | None = None,
     policy: Policy | None = None,
     floor: Floor | None = None,
+    update: str = "",
 ) -> Verified:
     """Evidence that passed everything, with all checks in order. ``anchors`` None means the vendors' roots only.
 
-    ``floor`` None is the full floor. Raises FormatError for bytes that are not evidence, VerificationError otherwise.
+    ``floor`` None is the full floor. ``update`` says which of Intel's statements the endorsements are, standard or
+    early, where the caller knows. Raises FormatError for bytes that are not evidence, VerificationError otherwise.
     """
     verified = verify_vendor(blob, endorsements, at=at, anchors=anchors, report_data=report_data)
-    return appraise(verified, policy=policy, floor=floor)
+    return appraise(verified, policy=policy, floor=floor, update=update)
 
 
 def verify_vendor(
@@ -159,10 +161,12 @@ def verify_vendor(
     return _VERIFY[detect(blob)](blob, endorsements, roots, at, report_data=report_data)
 
 
-def appraise(verified: Verified, *, policy: Policy | None = None, floor: Floor | None = None) -> Verified:
+def appraise(
+    verified: Verified, *, policy: Policy | None = None, floor: Floor | None = None, update: str = ""
+) -> Verified:
     """The second half: floor and policy over what the first half gave. Raises PolicyViolation."""
     floor = Floor() if floor is None else floor
-    fields = appraised_fields(verified)
+    fields = appraised_fields(verified, update)
     checks = list(verified.checks)
     checks += renumbered(evaluate_floor(floor, verified.tee, fields), len(checks) + 1)
     if policy:
@@ -187,7 +191,7 @@ def _judges_tcb(policy: Policy | None) -> bool:
     return all(speaks_of(rule, part) for part in TCB_PARTS)
 
 
-def appraised_fields(verified: Verified) -> dict[str, Any]:
+def appraised_fields(verified: Verified, update: str = "") -> dict[str, Any]:
     """The fields that a policy sees: the report's own, and for TDX ``tcb``.
 
     ``tcb`` has the status of each part, and with collateral ``status`` (of the whole), ``advisories`` and
@@ -202,6 +206,7 @@ def appraised_fields(verified: Verified) -> dict[str, Any]:
             fields["tcb"]["evaluation_data_number"] = min(numbers)
         if detail:
             fields["tcb"] |= {"status": verified.tcb_status, "advisories": list(verified.advisories)}
+            fields["tcb"] |= {"update": update} if update else {}
     return fields
 
 

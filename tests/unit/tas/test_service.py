@@ -17,6 +17,7 @@ from agent.core.errors import TcbRejected
 from agent.core.model import Endorsements, Nonce, TrustAnchor, Verified
 from agent.core.policy import Policy
 from agent.verify.evidence import genuine_anchors
+from agent.verify.shelf import Shelf
 from sim.psp import default_measurement
 from sim.qe import default_register
 from tas.log import Log
@@ -91,7 +92,7 @@ def worlds(provers: dict[str, Prover], tmp_path: Path) -> Iterator[dict[str, Wor
         folder = tmp_path / tee
         folder.mkdir()
         anchors: tuple[TrustAnchor, ...] = (*genuine_anchors(), anchor(prover.machine.root))
-        material = Material(anchors, prover.machine.endorsements(), b"k" * 64)
+        material = Material(anchors, Shelf.of(prover.machine.endorsements()), b"k" * 64)
         made[tee] = World(folder, prover, material, datetime.now(UTC))
     yield made
     for world in made.values():
@@ -179,9 +180,9 @@ def test_certificates_out_of_date(snp: World) -> None:
 
 
 def test_tdx_without_collateral_gets_nothing(tdx: World) -> None:
-    held = tdx.service.material.endorsements
+    held = tdx.prover.machine.endorsements()
     bare = Endorsements(held.certificates, held.crls)
-    tdx.service.material = replace(tdx.service.material, endorsements=bare)
+    tdx.service.material = replace(tdx.service.material, shelf=Shelf.of(bare))
     assert tdx.ask("td") == (400, "TEE verification failed")
     assert tdx.reason()["code"] == "verify.tcb"
 
@@ -189,7 +190,9 @@ def test_tdx_without_collateral_gets_nothing(tdx: World) -> None:
 def test_revocation_that_nobody_can_tell(snp: World, tdx: World) -> None:
     for world, policy in ((snp, "web"), (tdx, "td")):
         material = world.service.material
-        world.service.material = replace(material, endorsements=replace(material.endorsements, crls=()))
+        world.service.material = replace(
+            material, shelf=Shelf.of(replace(world.prover.machine.endorsements(), crls=()))
+        )
         assert world.ask(policy) == (400, "TEE verification failed")
         assert world.reason()["code"] == "verify.revoked.unknown"
         world.service.material = replace(world.service.material, unchecked_revocation=True)
@@ -207,7 +210,7 @@ def test_debug_is_refused_though_no_policy_speaks_of_it(tmp_path: Path, pki_stat
     from sim.psp import GuestOptions
 
     prover = Prover(machine("snp", pki_state, GuestOptions(debug=True)))
-    material = Material((anchor(prover.machine.root),), prover.machine.endorsements(), b"")
+    material = Material((anchor(prover.machine.root),), Shelf.of(prover.machine.endorsements()), b"")
     world = World(tmp_path, prover, material, datetime.now(UTC))
     assert world.ask() == (400, "TEE verification failed")
     assert world.reason()["code"] == "verify.policy.floor"
@@ -225,7 +228,7 @@ def verified(worlds: dict[str, World], status: str) -> Verified:
     blob = world.prover.machine.report(report_data.value, 0).outblob
     material = world.service.material
     found = verify_evidence(
-        blob, material.endorsements, at=world.now, anchors=material.anchors, report_data=report_data
+        blob, material.shelf.select(blob), at=world.now, anchors=material.anchors, report_data=report_data
     )
     detail = dict.fromkeys(("tcb_level_status", "tdx_module_status", "qe_status"), status)
     return replace(found, tcb_status=status, fields={**found.fields, "tcb_status_detail": detail})

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from agent.core.policy import Policy
 from agent.verify.evidence import genuine_anchors
 from agent.verify.policysign import load_keys, signed, verified
+from agent.verify.shelf import Shelf
 from sim.psp import default_measurement
 from tas import cli
 from tas.log import Log
@@ -59,7 +60,8 @@ class World:
         self.prover = prover
         self.sink = io.StringIO()
         anchors = (*genuine_anchors(), anchor(prover.machine.root))
-        material = Material(anchors, prover.machine.endorsements(), b"k" * 64, policy_keys=load_keys([keys / "trust"]))
+        shelf = Shelf.of(prover.machine.endorsements())
+        material = Material(anchors, shelf, b"k" * 64, policy_keys=load_keys([keys / "trust"]))
         self.service = Service(self.store, material, Log(self.sink), lambda: datetime.now(UTC))
         self.store.create_secret("disk", 32)
 
