@@ -1,8 +1,8 @@
 """This machine's measurement registers and event log, where the kernel shows them. Nothing here is evidence.
 
 Registers: Linux 6.16 or newer, ``/sys/devices/virtual/misc/tdx_guest/measurements`` (Documentation/ABI/testing/
-sysfs-devices-virtual-misc-tdx_guest): one file per register, 48 raw bytes; RTMR2 and RTMR3 are extended by writing
-a SHA-384 digest in one write. Event log: ACPI's CCEL table and its area under ``/sys/firmware/acpi/tables``.
+sysfs-devices-virtual-misc-tdx_guest): one file per register, 48 raw bytes; root extends an RTMR by writing a
+SHA-384 digest in one write. Event log: ACPI's CCEL table and its area under ``/sys/firmware/acpi/tables``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tdx.eventlog import extend
 MEASUREMENTS = Path("/sys/devices/virtual/misc/tdx_guest/measurements")
 ACPI_TABLES = Path("/sys/firmware/acpi/tables")
 EXTENDABLE = (2, 3)
-"""RTMR0 and RTMR1 are the firmware's; the kernel shows them read-only."""
+"""RTMR0 and RTMR1 are the firmware's: the kernel would let root extend them, we don't."""
 
 _MAX_REGISTER = 64
 _MAX_REGISTERS = 64

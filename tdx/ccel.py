@@ -134,7 +134,7 @@ def _at_end(cursor: Cursor) -> bool:
     if len(rest) == 8 and rest[:4] != _ENDS[0] and rest != _ENDS[1] * 2:
         return False
     left = cursor.data[cursor.at :]
-    if left.strip(b"\xff") and left.strip(b"\0"):
+    if left not in (b"\xff" * len(left), bytes(len(left))):
         kind = Truncated if len(rest) < 8 else FormatError
         raise kind(f"{_TITLE}: neither event nor padding at offset {cursor.at}", record=_TITLE, offset=cursor.at)
     return True
