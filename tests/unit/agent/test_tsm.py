@@ -186,6 +186,13 @@ def test_errnos_in_words(number: int, kind: type[TeeAgentError], retry: bool) ->
     assert getattr(error, "errno", number) == number
 
 
+def test_a_lost_key_is_final_until_a_reboot() -> None:
+    error = firmware_error(OSError(errno.ENOTTY, "x"), "reading outblob")
+    assert (type(error), error.code, error.retry) == (FirmwareError, "firmware.vmpck-lost", False)
+    assert "VMPCK" in error.message
+    assert "until a reboot" in error.hint
+
+
 def test_mkdir_in_words(tmp_path: Path) -> None:
     assert type(mkdir_error(OSError(errno.ENXIO, "x"), tmp_path)) is NoTee
     assert type(mkdir_error(OSError(errno.ENOENT, "x"), tmp_path)) is NoTee

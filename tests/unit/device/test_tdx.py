@@ -25,7 +25,7 @@ from agent.core.errors import (
 )
 from agent.core.model import Evidence, ReportData, Tee
 from agent.deadline import Deadline
-from agent.device.qgs import vsock
+from agent.device.qgs import QuoteService, vsock
 from agent.device.tdx import TdxGuestSource, failure
 from agent.quotelock import QuoteLock
 from tdx import qgs
@@ -238,6 +238,23 @@ def test_no_way_to_the_host(tmp_path: Path, number: int, kind: type[TeeAgentErro
     assert error.code == code
     assert words in error.hint
     assert "vsock 2:4050" in error.message
+
+
+REPORT = tdreport.TdReport.build(report_type=tdreport.TYPE_TDX, report_data=DATA.value).data
+
+
+def test_the_service_is_given_up_at_the_deadline() -> None:
+    host = Host(held=True)
+    with pytest.raises(DeadlineExceeded, match="the service: no answer in time"):
+        QuoteService(host.connect, "the service").quote(REPORT, Deadline(0.1, "test"))
+    host.gate.set()
+
+
+def test_nobody_at_a_real_vsock() -> None:
+    """Whatever this kernel has of vsock: a typed error, in time."""
+    with pytest.raises((DeviceMissing, FirmwareBusy, PermissionMissing, DeadlineExceeded)) as caught:
+        QuoteService(vsock(1, cid=1), "the service").quote(REPORT, Deadline(0.3, "test"))
+    assert caught.value.hint
 
 
 @pytest.mark.skipif(not LOOPBACK.exists(), reason="this kernel has no vsock loopback (module vsock_loopback)")
