@@ -14,6 +14,8 @@ from sim.keys import State
 from sim.mount import Mount
 from sim.psp import GuestOptions, SecureProcessor
 from sim.qe import DomainOptions, QuotingEnclave
+from sim.quirks import HELP as QUIRKS
+from sim.quirks import with_quirks
 from sim.service import Face, Service, complain, in_background
 from sim.tree import Tree
 from snp.words import Product
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python3 -m sim",
         description=DESCRIPTION,
-        epilog=HELP + "\n" + EXAMPLES,
+        epilog=f"{HELP}\n\n{QUIRKS}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("--tee", choices=("snp", "tdx", "none"), required=True, help="none: a kernel without provider")
@@ -67,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     tdx.add_argument("--qgs-port", type=int, default=qgs.PORT, metavar="N", help="device: vsock port of the QGS (4050)")
     tdx.add_argument("--qgs-socket", type=Path, metavar="PATH", help="device: a Unix socket instead of the vsock port")
     result.add_argument("--debug-guest", action="store_true", help="a guest that its host may debug")
+    result.add_argument("--quirk", action="append", default=[], metavar="NAME", help="may be repeated; see below")
     result.add_argument("--fault", action="append", default=[], metavar="SPEC", help="see below")
     result.add_argument("--control", type=Path, metavar="SOCKET", help="change faults later: python3 -m sim.control")
     result.add_argument("--ready-file", type=Path, metavar="FILE", help="gets the process id once the TEE is there")
@@ -91,7 +94,8 @@ def machine(arguments: argparse.Namespace, now: datetime) -> Machine | None:
     state = State(arguments.state)
     if arguments.tee == "tdx":
         registers = {name: getattr(arguments, name) for name in ("rtmr0", "rtmr1", "rtmr2", "rtmr3")}
-        return QuotingEnclave(state, DomainOptions(arguments.mrtd, **registers, debug=arguments.debug_guest), now)
+        domain = DomainOptions(arguments.mrtd, **registers, debug=arguments.debug_guest)
+        return QuotingEnclave(state, with_quirks(domain, arguments.quirk), now)
     options = GuestOptions(
         version=arguments.report_version,
         product=Product(arguments.product.capitalize()),
@@ -99,7 +103,7 @@ def machine(arguments: argparse.Namespace, now: datetime) -> Machine | None:
         debug=arguments.debug_guest,
         vmpl_floor=arguments.vmpl_floor,
     )
-    return SecureProcessor(state, options, now)
+    return SecureProcessor(state, with_quirks(options, arguments.quirk), now)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ another matter; tests/integration/test_quirk_simulated.py has the verdict on eac
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -65,6 +66,16 @@ TDX: Mapping[str, Mapping[str, Any]] = {
     "padded-garbage": {"delivery": Delivery(tail=b"\xa5")},
 }
 """Fields of DomainOptions by quirk."""
+
+
+def _names(tee: str, known: Mapping[str, object]) -> str:
+    return textwrap.fill(f"{tee}: {' '.join(known)}", 78, initial_indent="  ", subsequent_indent="       ")
+
+
+HELP = f"""\
+quirks (--quirk NAME, may be repeated): oddities of real hosts, firmware and vendors' services
+{_names("snp", SNP)}
+{_names("tdx", TDX)}"""
 
 
 def with_quirks(options: _Options, names: Sequence[str]) -> _Options:
