@@ -36,7 +36,8 @@ SUFFIXES = frozenset({".pem", ".crt", ".cer", ".pub"})
 """What is read in a folder of trusted keys."""
 CODE = "verify.policy.signature"
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----.*?-----END \1-----", re.DOTALL)
+# A block ends at the next five dashes: a file full of BEGINs must not be read to its end for each of them.
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----(?:[^-]|-(?!----))*-----END \1-----")
 _HASH = hashes.SHA384()
 
 
@@ -173,7 +174,7 @@ def _spki(kind: str, pem: bytes, name: str) -> bytes:
             if is_certificate
             else serialization.load_pem_public_key(pem)
         )
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _bad_key(f"{shown(name)}: a {kind} in it can't be read") from error
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return _require_rsa(key, name).public_bytes(serialization.Encoding.DER, form)
