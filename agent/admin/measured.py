@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from agent.admin import bootfiles, predict
@@ -114,11 +115,12 @@ def _snp(config: MeasuredConfig, fields: Fields) -> Boot:
             )
         )
     how = predict.launch(config)
+    alone = predict.measurement(config.ovmf, how, None)
     for files in bootfiles.running(config):
-        if files.uki is None and _same(fields, predict.measurement, config.ovmf, how, files):
+        if files.uki is None and _same(fields, config.ovmf, how, files):
             names = f"{files.kernel}, {files.initrd or 'no initramfs'} and this command line"
             return Boot(Measured("yes", f"the launch measurement is that of {config.ovmf}, {names}"), files)
-    if _same(fields, predict.measurement, config.ovmf, how, None):
+    if alone["measurement"] == fields["measurement"]:
         return Boot(Measured("no", f"the launch measurement is that of {config.ovmf} alone"))
     return Boot(
         Measured(
@@ -129,13 +131,12 @@ def _snp(config: MeasuredConfig, fields: Fields) -> Boot:
     )
 
 
-def _same(fields: Fields, compute: Any, *args: Any) -> bool:
-    """A firmware without a place for hashes can't have been started so."""
+def _same(fields: Fields, ovmf: Path, how: predict.Launch, files: Files) -> bool:
+    """A firmware without a place for hashes can't have been started so, nor with files that can't be read."""
     try:
-        found: bool = compute(*args)["measurement"] == fields["measurement"]
+        return predict.measurement(ovmf, how, files)["measurement"] == fields["measurement"]
     except TeeAgentError:
         return False
-    return found
 
 
 def _tdx(config: MeasuredConfig, fields: Fields) -> Boot:

@@ -29,6 +29,7 @@ MAX_IMAGE = 1 << 30
 """Bytes of a kernel, an initramfs or a unified image at the most."""
 Workload = Mapping[str, str]
 Fields = Mapping[str, Any]
+Launch = snp.launch.Launch
 Log = tdx.eventlog.Log
 Parts = tdx.predictboot.Parts
 INITRD, COMMAND_LINE, UNIFIED = tdx.predictboot.INITRD, tdx.predictboot.COMMAND_LINE, tdx.predictboot.UNIFIED
@@ -53,14 +54,14 @@ def processor(text: str) -> int:
         raise UsageError(f"processor {text[:40]!r} is not known", hint=f"a number, or: {known}") from None
 
 
-def launch(config: MeasuredConfig) -> snp.launch.Launch:
+def launch(config: MeasuredConfig) -> Launch:
     """How the host starts this machine; what is not said is asked of the processors. Raises UsageError."""
     cpu = processor(config.vcpu_type) if config.vcpu_type else snp.vmsa.signature(*bootfiles.processor())
     vcpus = config.vcpus if config.vcpus is not None else bootfiles.processors()
-    return snp.launch.Launch(vcpus, cpu, config.guest_features, snp.vmsa.Vmm(config.vmm))
+    return Launch(vcpus, cpu, config.guest_features, snp.vmsa.Vmm(config.vmm))
 
 
-def measurement(ovmf: Path, how: snp.launch.Launch, files: Files | None) -> Workload:
+def measurement(ovmf: Path, how: Launch, files: Files | None) -> Workload:
     """SNP's workload. ``files`` None: kernel, initramfs and command line are not measured by the launch.
 
     Raises UsageError, FormatError, Oversized.

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent import session, settings
-from agent.admin import files, plan, server
+from agent.admin import files, measured, plan, server
 from agent.admin.plan import Change
 from agent.admin.server import Shown
 from agent.core.config import MAX_BYTES, Config, Pin, TasConfig
@@ -127,3 +127,16 @@ def write(found: Sequence[Change]) -> list[Path]:
         files.ensure_folder(change.path.parent)
         files.replace(change.path, change.new, change.mode)
     return [change.path for change in needed]
+
+
+def binding(config: Config) -> tuple[list[str], str]:
+    """The commands that bind the volumes; and why they have to say --unmeasured-boot, "" where they need not."""
+    commands = [f"tee-agent disk bind {one.name}" for one in config.volumes]
+    boot = measured.looked(config).measured
+    if boot.state == "yes":
+        return commands, ""
+    why = (
+        f"disk bind needs --unmeasured-boot, for: initramfs measured: {boot.state}: {boot.reason}. To do without, boot "
+        "measured and say in [measured] what is booted (docs/prediction.md)"
+    )
+    return [f"{command} --unmeasured-boot" for command in commands], why

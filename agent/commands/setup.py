@@ -123,7 +123,7 @@ def _agreed(args: argparse.Namespace, found: Sequence[Change]) -> None:
 
 
 def _say(args: argparse.Namespace, config: Config, service: Service, version: str, written: list[str]) -> None:
-    following = _next(config)
+    following, note = _next(config)
     if args.json:
         document: dict[str, Any] = {
             "config": config.source,
@@ -131,6 +131,7 @@ def _say(args: argparse.Namespace, config: Config, service: Service, version: st
             "service": {"url": service.url, "version": version, "pins": [str(pin) for pin in service.pins]},
             "volumes": [{"name": one.name, "device": one.device} for one in config.volumes],
             "next": following,
+            "notes": [note] if note else [],
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     elif not args.quiet:
@@ -140,6 +141,7 @@ def _say(args: argparse.Namespace, config: Config, service: Service, version: st
             *(f"  pin      {pin}" for pin in service.pins),
             *(f"  volume   {one.name}: {one.device}, policy {', '.join(one.policy_ids)}" for one in config.volumes),
             *(f"  not configured: {one.name} ({one.source}) of /etc/crypttab" for one in _left_out(config)),
+            *([f"note: {note}"] if note else []),
             *(f"next: {command}" for command in following),
         ]
         sys.stdout.write("\n".join(lines) + "\n")
@@ -149,11 +151,10 @@ def _left_out(config: Config) -> list[Any]:
     return list(volumes.left_out(config.volumes, volumes.entries()))
 
 
-def _next(config: Config) -> list[str]:
+def _next(config: Config) -> tuple[list[str], str]:
     if not config.volumes:
-        return ["tee-agent setup --volume NAME=DEVICE --policy-id ID ..., or: tee-agent config check"]
-    steps = [
-        f"tee-agent policy draft --key-id KEY --policy-id {config.volumes[0].policy_ids[0]}, unless the service has it",
-        *(f"tee-agent disk bind {one.name}" for one in config.volumes),
-    ]
-    return [*steps, "update-initramfs -u", "tee-agent preflight"] if image.HOOK.exists() else steps
+        return ["tee-agent setup --volume NAME=DEVICE --policy-id ID ..., or: tee-agent config check"], ""
+    draft = f"tee-agent policy draft --key-id KEY --policy-id {config.volumes[0].policy_ids[0]}"
+    binding, note = setup.binding(config)
+    steps = [f"{draft}, unless the service has it", *binding]
+    return ([*steps, "update-initramfs -u", "tee-agent preflight"] if image.HOOK.exists() else steps), note
