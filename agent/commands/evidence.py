@@ -87,7 +87,7 @@ def _show(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     blob = read_file(args.file, MAX_BYTES)
     request = _Request(
-        _endorsements(args),
+        _endorsements(args, blob),
         options.instant(args.at),
         options.anchors(args),
         options.policy(args.policy, args.policy_trust),
@@ -134,8 +134,8 @@ class _Request:
         return appraised if self.eventlog is None else judge_evidence(appraised, self.eventlog)
 
 
-def _endorsements(args: argparse.Namespace) -> Endorsements:
-    found = options.collateral(args.collateral).merged(options.collateral(args.certs))
+def _endorsements(args: argparse.Namespace, blob: bytes) -> Endorsements:
+    found = options.collateral(args.collateral, blob).merged(options.collateral(args.certs, blob))
     if args.auxblob:
         found = found.merged(from_auxblob(read_file(args.auxblob, MAX_AUXBLOB)))
     return found

@@ -94,7 +94,7 @@ def _verify(args: argparse.Namespace) -> BundleVerdict:
         context=options.require_text("--context", args.context, TEXT_BYTES),
         key=options.octets("--key", args.key and args.key.removeprefix("sha256:"), 32, 32) or None,
         skew=timedelta(seconds=args.skew),
-        collateral=options.collateral(args.collateral),
+        collateral=options.shelf(args.collateral),
     )
 
 

@@ -26,8 +26,9 @@ from agent.daemon.report import Reporter, service_state
 from agent.daemon.role import Life, begin, live, rehardened
 from agent.probe import endorsements_of
 from agent.quoter import local_scope
-from agent.verify.endorsements import load_folder
+from agent.verify.endorsements import BOUNDS
 from agent.verify.evidence import unpadded
+from agent.verify.shelf import Shelf
 
 DESCRIPTORS = 4096
 """Sockets and pidfds of all connections, with room to spare."""
@@ -44,7 +45,7 @@ def completer(folder: Path) -> Complete:
     def complete(evidence: Evidence) -> tuple[bytes, Endorsements]:
         found = endorsements_of(evidence)
         if folder.is_dir():
-            found = found.merged(load_folder(folder))
+            found = found.merged(Shelf.load(folder, BOUNDS).select(evidence.blob))
         if max(len(found.certificates), len(found.crls)) > MAX_OBJECTS:
             raise ConfigError(
                 f"{folder}: a bundle carries {MAX_OBJECTS} certificates and {MAX_OBJECTS} CRLs at the most",

@@ -34,6 +34,7 @@ from agent.core.model import Check, Endorsements, TrustAnchor, Verified
 from agent.core.policy import Floor, Policy, renumbered
 from agent.verify.evidence import NO_POLICY, detect, verify_evidence
 from agent.verify.report import checks_json, fresh_json, verified_json
+from agent.verify.shelf import Shelf
 from agent.verify.workload import Workload
 
 SKEW = timedelta(minutes=5)
@@ -96,7 +97,7 @@ def verify_bundle(
     context: str | None = None,
     key: bytes | None = None,
     skew: timedelta = SKEW,
-    collateral: Endorsements | None = None,
+    collateral: Endorsements | Shelf | None = None,
 ) -> BundleVerdict:
     """Verify one bundle as of ``at``; what is None is not compared, and the verdict says so.
 
@@ -111,7 +112,8 @@ def verify_bundle(
     tee = bundle.attachments.tee
     if detect(bundle.attachments.blob) is not tee:
         raise FormatError(f"the evidence in the bundle is not of {tee}", record="bundle")
-    endorsements = (collateral or Endorsements()).merged(bundle.attachments.endorsements)
+    own = collateral.select(bundle.attachments.blob) if isinstance(collateral, Shelf) else collateral
+    endorsements = (own or Endorsements()).merged(bundle.attachments.endorsements)
     evidence = _Evidence(at, endorsements, anchors, workload.required(tee), floor)
     made = _Made()
     made.add("form: canonical and complete", True, "", VerificationError)

@@ -18,9 +18,9 @@ from agent.core.policy import MAX_BYTES as MAX_POLICY
 from agent.core.policy import Floor, Policy
 from agent.core.rules import hex_bytes
 from agent.verify import policysign
-from agent.verify.endorsements import load_folder
 from agent.verify.evidence import anchor_from_pem, genuine_anchors
 from agent.verify.files import read_file
+from agent.verify.shelf import Shelf
 
 MAX_ROOT = 1 << 16
 """Longest PEM file of a trust root."""
@@ -84,9 +84,15 @@ def anchors(args: argparse.Namespace) -> tuple[TrustAnchor, ...]:
     return (*genuine_anchors(), *added)
 
 
-def collateral(folder: str | None) -> Endorsements:
-    """What the folder holds; nothing without a folder."""
-    return load_folder(Path(folder)) if folder else Endorsements()
+def collateral(folder: str | None, blob: bytes) -> Endorsements:
+    """What the folder holds for this evidence; nothing without a folder."""
+    found = shelf(folder)
+    return found.select(blob) if found else Endorsements()
+
+
+def shelf(folder: str | None) -> Shelf | None:
+    """The folder, for evidence that is not at hand yet; None without a folder."""
+    return Shelf.load(Path(folder)) if folder else None
 
 
 def instant(text: str | None) -> datetime:
