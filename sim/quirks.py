@@ -69,7 +69,8 @@ TDX: Mapping[str, Mapping[str, Any]] = {
 
 
 def _names(tee: str, known: Mapping[str, object]) -> str:
-    return textwrap.fill(f"{tee}: {' '.join(known)}", 78, initial_indent="  ", subsequent_indent="       ")
+    wrapper = textwrap.TextWrapper(100, initial_indent="  ", subsequent_indent="       ", break_on_hyphens=False)
+    return wrapper.fill(f"{tee}: {' '.join(known)}")
 
 
 HELP = f"""\

@@ -22,6 +22,8 @@ from tdx.ledger import Ledger
 
 KEPT = 32
 """Entries of a memory; an entry is as large as what it verified."""
+KEPT_BYTES = 256 * 1024
+"""A bag above this is verified anew each time: strangers' bags must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ class Appraisal:
             if not endorsements.tcb_info or not endorsements.qe_identity:
                 raise VerificationError("TCB info and QE identity are needed together", code="verify.collateral")
             bag, root = endorsements.certificates, self._chain.root
-            found = collateral(endorsements.tcb_info, endorsements.qe_identity, bag, root)
+            opened = collateral if sum(map(len, bag)) <= KEPT_BYTES else collateral.__wrapped__
+            found = opened(endorsements.tcb_info, endorsements.qe_identity, bag, root)
             self._signers = _in_force(found.signers, self._at)
         return found
 
@@ -110,7 +113,8 @@ class Appraisal:
         judged: list[Crl] = []
         if bag:
             with self._ledger.check(13):
-                for found, certificates in zip(crls(bag, issuers), held, strict=False):
+                opened = crls if sum(map(len, bag)) <= KEPT_BYTES else crls.__wrapped__
+                for found, certificates in zip(opened(bag, issuers), held, strict=False):
                     judged += _judged(found, certificates, self._at)
         if judged:
             self.revocation = f"as of {min(crl.this_update for crl in judged):%Y-%m-%dT%H:%M:%SZ}"

@@ -137,7 +137,7 @@ def test_quirk(quirk: Quirk, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 70, 307, 3000, 8000])
-def test_quirk_zero_padding_is_accepted_other_trailing_bytes_are_not(zeros: int) -> None:
+def test_quirk_zero_padding_is_accepted_other_trailing_bytes_are_not(zeros: int, tmp_path: Path) -> None:
     folder = folder_of("tdx/v5-uptodate")
     quote = file_of(folder).read_bytes()
     assert judge(folder, quote + bytes(zeros)).fields["trailing_bytes"] == zeros
@@ -147,6 +147,11 @@ def test_quirk_zero_padding_is_accepted_other_trailing_bytes_are_not(zeros: int)
         assert caught.value.code == "format.oversized"
     with pytest.raises(TeeAgentError, match="are allowed"):
         judge(folder, quote.ljust(tdx.abi.MAX_QUOTE + 1, b"\0"))
+    evidence = tmp_path / "quote.bin"
+    words = ["evidence", "verify", str(evidence), "--collateral", str(folder / "collateral")]
+    for tail, status in ((bytes(zeros), 0), (bytes(zeros) + b"\1", 65)):
+        evidence.write_bytes(quote + tail)
+        assert main([*words, "--at", vectors.meta(folder)["verify_at"]]) == status
 
 
 @pytest.mark.parametrize("name", SNP_OK)
