@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections import defaultdict
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.commands import endorsements
 from agent.core.config import DaemonConfig, EvidenceConfig
 from agent.core.errors import ConfigError, Denied, PlatformError
 from agent.daemon import fetcher, names, sockets
@@ -27,6 +29,7 @@ BARS = {
     "tee-agent-quoter.service": 28,
     "tee-agent-unlock@.service": 28,
     "tee-agent-boot-report.service": 13,
+    "tee-agent-endorsements.service": 16,
 }
 """Exposure at the most, in tenths (issue: units as DESIGN.md section 5)."""
 
@@ -58,7 +61,7 @@ def texts() -> dict[str, str]:
 def complaints(units: Mapping[str, str], folder: Path) -> list[str]:
     """What systemd says of them, the programs aside: those are not installed here."""
     for name, text in units.items():
-        (folder / name).write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
+        (folder / name).write_text(re.sub(r"^(ExecStart\w*=!?)/\S+", r"\1/bin/true", text, flags=re.MULTILINE))
     said = tools.output(
         tools.need("systemd-analyze"),
         "verify",
@@ -189,8 +192,44 @@ def test_folders_are_made_and_root_s() -> None:
     lines = (SYSTEMD / "tmpfiles.conf").read_text().splitlines()
     rows = [line.split() for line in lines if not line.startswith("#")]
     made = {Path(row[1]) for row in rows}
-    assert all(row[2:5] == ["0755", "root", "root"] for row in rows)
+    fetcher_user = DaemonConfig().fetcher_user
+    owners = {Path(row[1]): row[2:5] for row in rows}
+    assert owners.pop(EvidenceConfig().endorsements) == ["0755", fetcher_user, fetcher_user]
+    assert set(map(tuple, owners.values())) == {("0755", "root", "root")}
     assert {DaemonConfig().runtime_dir, EvidenceConfig().endorsements, DEFAULT_PATH.parent} <= made
+
+
+def test_the_vendor_is_asked_by_the_fetcher_s_user_and_only_if_the_configuration_says_so() -> None:
+    unit = read("tee-agent-endorsements.service")
+    assert unit["User"] == unit["Group"] == [DaemonConfig().fetcher_user]
+    assert unit["CapabilityBoundingSet"] == [""]
+    before, command = unit["ExecStartPre"][0], unit["ExecStart"][0]
+    # Root without capabilities, in the same sandbox; "+" would be outside of it.
+    assert before.startswith("!/usr/bin/tee-agent endorsements note ")
+    note = cli_arguments(before)
+    fetch = cli_arguments(command)
+    assert note.scheduled
+    assert fetch.scheduled
+    assert str(note.file) == fetch.evidence
+    writable = set(map(Path, words(unit, "ReadWritePaths")))
+    assert writable == {DaemonConfig().runtime_dir, EvidenceConfig().endorsements}
+    assert note.file.parent == DaemonConfig().runtime_dir
+
+
+def cli_arguments(command: str) -> argparse.Namespace:
+    """What the command's own parser makes of an ExecStart."""
+    parser = argparse.ArgumentParser()
+    endorsements.configure(parser)
+    return parser.parse_args(command.split()[2:])
+
+
+def test_the_timer_is_daily_and_its_service_is_nobody_s_part() -> None:
+    timer = read("tee-agent-endorsements.timer")
+    assert timer["OnCalendar"] == ["daily"]
+    assert timer["Persistent"] == ["yes"]
+    assert timer["ConditionPathExists"] == [str(DEFAULT_PATH)]
+    assert timer["WantedBy"] == ["timers.target"]
+    assert read("tee-agent-endorsements.service")["Type"] == ["oneshot"]
 
 
 def test_nobody_else_asks_the_firmware() -> None:

@@ -22,6 +22,7 @@ PACKAGES = (
         "python3-aiohttp",
         "python3-asn1crypto",
         "python3-cryptography",
+        "python3-requests",
         "python3-rfc8785",
         "python3-sdnotify",
     ),
