@@ -120,8 +120,9 @@ SCENARIOS: dict[str, Scenario] = {
         verifies_bundle=True,
     ),
     "snp-ioctl": Scenario(
-        "SEV-SNP on a kernel whose configfs-tsm has no provider: all the same through /dev/sev-guest",
+        "SEV-SNP on a kernel whose configfs-tsm has no provider: all the same through /dev/sev-guest, throttled once",
         interface="device",
+        simulator=("--fault", "ebusy:1"),
         probes=PROBES,
         never_shows=("Passphrase of root", "unlock disk root"),
         facts={**ATTESTED, **device("sev-guest", "/dev/sev-guest")},
@@ -129,9 +130,10 @@ SCENARIOS: dict[str, Scenario] = {
         verifies_bundle=True,
     ),
     "tdx-ioctl-qgs": Scenario(
-        "TDX on such a kernel: through /dev/tdx_guest and the host's quote service over vsock",
+        "TDX on such a kernel: through /dev/tdx_guest and the host's quote service over vsock, which hangs up once",
         tee="tdx",
         interface="device",
+        simulator=("--fault", "qgs-silent"),
         probes=PROBES,
         never_shows=("Passphrase of root", "unlock disk root"),
         facts={**ATTESTED, **device("tdx-guest", "/dev/tdx_guest")},
