@@ -17,6 +17,7 @@ import pytest
 from agent.cli import main
 from agent.core.errors import TeeAgentError
 from agent.core.model import Endorsements, ReportData, Verified
+from agent.verify.endorsements import load_folder
 from agent.verify.evidence import verify_vendor
 from sim import quirks
 from sim.export import export
@@ -25,7 +26,7 @@ from sim.psp import CSP_ID, GuestOptions, SecureProcessor
 from sim.qe import DomainOptions, QuotingEnclave
 from snp import certtable
 from snp.words import Product
-from tests.support.simulator import anchor
+from tests.support.simulator import anchor, running_simulator
 
 DATA = bytes(range(64))
 NOW = datetime.now(UTC)
@@ -224,3 +225,17 @@ def test_simulated_collateral_is_good_on_its_days_only(pki_state: Path) -> None:
         with pytest.raises(TeeAgentError) as caught:
             judged(NOW + timedelta(days=45))
         assert caught.value.code.startswith("verify.validity")
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize(("tee", "quirk"), [("snp", "vlek-masked-chip"), ("tdx", "relaunch")])
+def test_simulated_quirk_below_the_kernel_interface(tee: str, quirk: str, pki_state: Path, tmp_path: Path) -> None:
+    """The simulator as a process: what a client reads from the tree, with what the simulator exports."""
+    with running_simulator(tee, tmp_path, pki_state, "--quirk", quirk) as running:
+        entry = running.mount / "entry"
+        entry.mkdir()
+        (entry / "inblob").write_bytes(DATA)
+        blob = (entry / "outblob").read_bytes()
+        entry.rmdir()
+        verified = verify_vendor(blob, load_folder(running.export), at=datetime.now(UTC), anchors=[running.anchor])
+    assert {"snp": SNP, "tdx": TDX}[tee][quirk].holds(dict(verified.fields))

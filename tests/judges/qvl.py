@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -46,16 +46,17 @@ class Case:
     anchors: tuple[TrustAnchor, ...] = GENUINE
 
     def ours(self) -> str:
-        """Our TCB status, or the code of our refusal."""
+        """Our TCB status and advisories, or the code of our refusal."""
         certificates = (self.signer, self.platform_ca, self.root_ca)
         bag = Endorsements(certificates, (self.root_crl, self.pck_crl), self.tcb_info, self.qe_identity)
         try:
-            return verify(self.quote, bag, self.anchors, self.at).tcb_status
+            verified = verify(self.quote, bag, self.anchors, self.at)
+            return verdict(verified.tcb_status, verified.advisories)
         except TeeAgentError as error:
             return f"{REFUSED}: {error.code}"
 
     def theirs(self) -> str:
-        """dcap-qvl's TCB status, or what it refuses with."""
+        """dcap-qvl's TCB status and advisories, or what it refuses with."""
         info, identity = _parts("tcbInfo", self.tcb_info), _parts("enclaveIdentity", self.qe_identity)
         if not info or not identity:
             return f"{REFUSED}: not as Intel serves it"
@@ -66,16 +67,23 @@ class Case:
                 authorities, self.root_crl, self.pck_crl, signers, *info, signers, *identity
             )
             if self.root is None:
-                return str(dcap_qvl.verify(self.quote, collateral, seconds).status)
-            return str(dcap_qvl.verify_with_root_ca(self.quote, collateral, self.root, seconds).status)
+                verified = dcap_qvl.verify(self.quote, collateral, seconds)
+            else:
+                verified = dcap_qvl.verify_with_root_ca(self.quote, collateral, self.root, seconds)
+            return verdict(verified.status, verified.advisory_ids)
         except (ValueError, UnicodeDecodeError) as error:
             return f"{REFUSED}: {error}"
 
     def disagreement(self) -> str:
-        """ "" where both refuse or both say the same status."""
+        """ "" where both refuse or both say the same."""
         ours, theirs = self.ours(), self.theirs()
         both_refuse = ours.startswith(REFUSED) and theirs.startswith(REFUSED)
         return "" if ours == theirs or both_refuse else f"we say {ours}, dcap-qvl says {theirs}"
+
+
+def verdict(status: str, advisories: Iterable[str]) -> str:
+    """Both in one line."""
+    return " ".join([status, *sorted(advisories)])
 
 
 def mutated(case: Case, part: str, bits: Sequence[int]) -> dict[int, str]:
