@@ -33,7 +33,7 @@ TCB_CHAIN = ("tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain")
 QE_CHAIN = ("sgx-enclave-identity-issuer-chain",)
 CRL_CHAIN = ("sgx-pck-crl-issuer-chain",)
 
-_HEX = re.compile(rb"\s*(?:[0-9A-Fa-f]{2})+\s*")
+_HEX = re.compile(rb"[0-9A-Fa-f]+")
 _PEM_CRL = re.compile(rb"\s*-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]+)-----END X509 CRL-----\s*")
 
 
@@ -118,11 +118,12 @@ def issuer_chain(headers: Mapping[str, str], names: tuple[str, ...]) -> tuple[by
 
 
 def crl_der(body: bytes) -> bytes:
-    """A CRL as served: DER (Intel), hex of it (PCCS) or PEM; its inside is not looked at. Raises FormatError, Oversized."""
+    """A CRL as served: DER (Intel), hex of it (PCCS) or PEM; its inside is not read. Raises FormatError, Oversized."""
     if len(body) > MAX_ANSWER:
         raise Oversized(f"CRL has {len(body)} bytes, {MAX_ANSWER} are allowed", record="CRL")
-    if _HEX.fullmatch(body):  # first: hex of DER begins with the byte that DER begins with
-        return bytes.fromhex(body.decode("ascii"))
+    digits = body.strip()
+    if len(digits) % 2 == 0 and _HEX.fullmatch(digits):  # first: hex of DER begins with the byte that DER begins with
+        return bytes.fromhex(digits.decode("ascii"))
     if body[:1] == b"\x30":
         return body
     if match := _PEM_CRL.fullmatch(body):

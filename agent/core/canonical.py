@@ -24,7 +24,7 @@ MAX_DEPTH = 32
 # C0 and C1 controls, line separators, bidirectional overrides: nothing that could repaint a terminal.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _dumps = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
-_HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
+_HEX = re.compile(r"[0-9a-f]*", re.ASCII)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 
 
@@ -143,7 +143,12 @@ class Reader:
         return tuple(self._hexadecimal(key, item, size, size) for item in self._list(key, count))
 
     def _hexadecimal(self, key: str, value: Any, low: int, high: int) -> bytes:
-        if isinstance(value, str) and low * 2 <= len(value) <= high * 2 and _HEX.fullmatch(value):
+        if (
+            isinstance(value, str)
+            and low * 2 <= len(value) <= high * 2
+            and not len(value) % 2
+            and _HEX.fullmatch(value)
+        ):
             return bytes.fromhex(value)
         span = f"{low} to {high}" if high > low else f"{low}"
         raise self._fail(key, f"{span} bytes as lower-case hex")
