@@ -22,7 +22,7 @@ from agent.verify.evidence import verify_vendor
 from sim import quirks
 from sim.export import export
 from sim.keys import State
-from sim.psp import CSP_ID, GuestOptions, SecureProcessor
+from sim.psp import CSP_ID, GuestOptions, SecureProcessor, default_measurement
 from sim.qe import DomainOptions, QuotingEnclave
 from snp import certtable
 from snp.words import Product
@@ -198,6 +198,20 @@ def test_simulated_debug_guest(tee: str, tools: Tools) -> None:
     made = machine(tee, tools.state, debug=True)
     assert tools.code(made) == "verify.policy.floor"
     assert tools.code(made, "--allow", "debug") == ""
+
+
+def test_simulated_vleks_provider_can_be_asked_for(tools: Tools) -> None:
+    """A VLEK vouches for any machine of its provider: a policy may say which. A VCEK has none, and fails the rule."""
+    policy = tools.folder / "policy.json"
+    for names, provider, code in (
+        (["vlek-masked-chip"], CSP_ID, ""),
+        (["vlek-masked-chip"], "CN=another.invalid", "verify.policy"),
+        ([], CSP_ID, "verify.policy"),
+    ):
+        rules = {"measurement": {"exact_match": default_measurement().hex()}, "csp_id": {"exact_match": provider}}
+        metadata = {"policy_type": "SEV", "policy_id": "p", "key_id": "k"}
+        policy.write_text(json.dumps({"metadata": metadata, "validation_rules": rules}))
+        assert tools.code(machine("snp", tools.state, *names), "--policy", str(policy)) == code
 
 
 @pytest.mark.parametrize("product", Product)
