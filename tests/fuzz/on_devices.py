@@ -12,14 +12,14 @@ from snp import guestmsg, kds, ovmf
 from snp.abi import parse as parse_report
 from snp.launch import Launch, measurement
 from snp.words import Product
-from tdx import abi, ccel, event, pcs, pe, predictboot, qgs
+from tdx import abi, ccel, event, eventpath, pcs, pe, predictboot, qgs
 from tdx import report as tdreport
 from tests.fuzz.contract import Broken, Target
 from tests.fuzz.on_core import JSON_WORDS, policy_seeds
 from tests.fuzz.on_vendors import DER_WORDS, PEM_WORDS
 from tests.fuzz.samples import Samples, compact, join, split
 from tests.unit.snp import firmware
-from tests.unit.tdx import images
+from tests.unit.tdx import images, logs
 
 _MAX_PIECE = 4096
 
@@ -138,6 +138,12 @@ def _log_seeds(_: Samples) -> Iterator[bytes]:
         (3, 0x7FFFFFFF, bytes(48), bytes(64)),
     ]
     yield ccel.build(images.log(entries), 2048)
+    yield ccel.build(logs.events())
+    filled = bytes(range(1, 41)) + bytes(8)
+    path = b"".join(logs.path_node(*kind, filled) for kind in eventpath._NODES) + logs.END
+    yield ccel.build(images.log([(0, event.BOOT_APPLICATION, bytes(48), logs.image(path))]))
+    for data in (bytes(64), b"\x04text" + bytes(16) + b"\1" + bytes(40), struct.pack("<Q", 1) + bytes(56)):
+        yield ccel.build(images.log([(0, kind, bytes(48), data) for kind in event.NAMES]))
     yield compact(
         [
             {"imr": 3, "event_type": 134217729, "digest": "00" * 48, "event": "app-id", "event_payload": "0a0b"},
