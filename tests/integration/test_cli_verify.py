@@ -82,7 +82,8 @@ def test_everything_asked_for(files: Files, capsys: pytest.CaptureFixture[str]) 
     assert (status, found["valid"]) == (0, True)
     assert found["key"]["sha256"] == key
     assert found["fresh"]["nonce"] == NONCE.hex()
-    assert found["not_checked"] == ["times in the statement: the guest's own claim"]
+    left = [what for what in found["not_checked"] if not what.startswith("policy: says nothing of ")]
+    assert left == ["times in the statement: the guest's own claim"]
 
 
 def test_without_payload_it_says_so(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
