@@ -11,6 +11,7 @@ import errno
 import hashlib
 import hmac
 
+from agent.core.errors import FormatError
 from sim.cuse import Done, Memory, Span
 from sim.faults import Faults
 from sim.kernel import PRIVLEVEL_MAX, Made, Provider, failure
@@ -106,7 +107,10 @@ class SevGuest:
 
     def _derived(self, request: msg.DerivedKeyRequest, made: Made) -> bytes:
         """Like AMD's in what it depends on, not in how: guest SVN and TCB count where they are selected."""
-        report = abi.parse(made.outblob)
+        try:
+            report = abi.parse(made.outblob)
+        except FormatError as error:  # cut by a fault
+            raise failure(errno.EIO) from error
         selected = [name for name, bit in msg.FIELDS.items() if request.guest_field_select >> bit & 1]
         values = {name: str(getattr(report, field)) for name, field in _BOUND.items()}
         values |= {"guest_svn": str(request.guest_svn), "tcb_version": str(request.tcb_version)}

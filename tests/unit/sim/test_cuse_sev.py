@@ -168,6 +168,15 @@ def test_faults(caller: Caller, faults: Faults, fault: str, number: int, halves:
     assert caller.report().errno == 0
 
 
+def test_a_cut_answer(caller: Caller, faults: Faults) -> None:
+    """The firmware's word for its size goes with it; a key can't be had from one."""
+    faults.add(parse("short-read:2:7"))
+    answer = caller.report()
+    assert msg.ReportHead.parse_prefix(answer.response).report_size == 7
+    assert caller.key().errno == errno.EIO
+    assert caller.key().errno == 0
+
+
 def test_the_drivers_own_refusals(caller: Caller) -> None:
     request = msg.ReportRequest.build(user_data=DATA).data
     assert caller.call(msg.GET_REPORT, request, msg.REPORT_RESPONSE, version=0).errno == errno.EINVAL
