@@ -10,7 +10,7 @@ the service's attributes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,14 +136,37 @@ class Node:
         return node
 
 
+Maker = Callable[[Mapping[str, Any]], Node | None]
+"""Makes a node from all fields; None where what it is made of is not there."""
+
+
+class _Fields(Mapping[str, Node]):
+    """Nodes that are made when asked for: a policy names few of a hundred, and a service judges many a second."""
+
+    def __init__(self, fields: Mapping[str, Any], makers: Mapping[str, Maker]) -> None:
+        self._fields, self._makers = fields, makers
+        self._made: dict[str, Node] = {}
+
+    def __getitem__(self, name: str) -> Node:
+        if name not in self._made:
+            maker, value = self._makers.get(name), self._fields.get(name)
+            made = maker(self._fields) if maker else None if value is None else node(value)
+            if made is None:
+                raise KeyError(name)
+            self._made[name] = made
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in dict.fromkeys((*self._fields, *self._makers)) if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def tree(fields: Mapping[str, Any]) -> Node:
     """Everything that a policy may name, from the fields of a report or quote."""
-    nodes = {name: node(value) for name, value in fields.items() if value is not None}
-    if "measurement" in nodes:
-        nodes.update(_snp(nodes))
-    elif "mr_td" in nodes:
-        nodes.update(_tdx(nodes))
-    return Node(children=nodes)
+    makers = _SNP if "measurement" in fields else _TDX if "mr_td" in fields else {}
+    return Node(children=_Fields(fields, makers))
 
 
 def node(value: Any) -> Node:
@@ -168,50 +191,79 @@ def _text(value: str) -> Node:
     return Node(value)
 
 
-def _snp(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    extra: dict[str, Node] = {}
-    policy, platform, flags = (_number(nodes, name) for name in ("policy", "platform_info", "key_flags_raw"))
-    if policy is not None:
-        abi = {"abi_minor": Node(policy & 0xFF), "abi_major": Node(policy >> 8 & 0xFF)}
-        extra["policy"] = Node(Word(policy), {**abi, **_bits(policy, _GUEST_POLICY_BITS)})
-    if platform is not None:
-        extra["platform_info"] = Node(Word(platform), _bits(platform, _PLATFORM_BITS))
-    if flags is not None:
-        children = {**_bits(flags, {"author_key_en": 0, "mask_chip_key": 1}), "signing_key": Node(flags >> 2 & 7)}
-        extra["key_info"] = Node(Word(flags), children)
-    if "cpuid" in nodes:
-        cpuid = dict(nodes["cpuid"].children)
-        also = {f"{name}_id": cpuid[name] for name in ("family", "model") if name in cpuid}
-        extra["cpuid"] = Node(None, {**cpuid, **also})
-    return extra
+def _guest_policy(fields: Mapping[str, Any]) -> Node | None:
+    word = _word(fields, "policy")
+    if word is None:
+        return None
+    abi = {"abi_minor": Node(word & 0xFF), "abi_major": Node(word >> 8 & 0xFF)}
+    return Node(Word(word), {**abi, **_bits(word, _GUEST_POLICY_BITS)})
 
 
-def _tdx(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    extra = {
-        name: _with_bits(nodes[name], bits)
-        for name, bits in (("td_attributes", _TD_ATTRIBUTE_BITS), ("xfam", _XFAM_BITS))
-        if name in nodes
-    }
-    body = {**nodes, **extra}
-    extra["body"] = Node(None, {name: body[name] for name in _BODY_NAMES if name in body})
-    if "qe" in nodes:
-        found = nodes["qe"].children
-        report = Node(None, {name: found[ours] for name, ours in _QE_NAMES.items() if ours in found})
-        extra["signature_data"] = Node(None, {"qe_cert_data": Node(None, {"qe_report": report})})
-    return extra
+def _platform_info(fields: Mapping[str, Any]) -> Node | None:
+    word = _word(fields, "platform_info")
+    return None if word is None else Node(Word(word), _bits(word, _PLATFORM_BITS))
 
 
-def _number(nodes: Mapping[str, Node], name: str) -> int | None:
-    value = nodes[name].value if name in nodes else None
+def _key_info(fields: Mapping[str, Any]) -> Node | None:
+    word = _word(fields, "key_flags_raw")
+    if word is None:
+        return None
+    children = {**_bits(word, {"author_key_en": 0, "mask_chip_key": 1}), "signing_key": Node(word >> 2 & 7)}
+    return Node(Word(word), children)
+
+
+def _cpuid(fields: Mapping[str, Any]) -> Node | None:
+    found = fields.get("cpuid")
+    if not isinstance(found, Mapping):
+        return None
+    children = node(found).children
+    also = {f"{name}_id": children[name] for name in ("family", "model") if name in children}
+    return Node(None, {**children, **also})
+
+
+def _octets_with_bits(name: str, names: Mapping[str, int]) -> Maker:
+    def make(fields: Mapping[str, Any]) -> Node | None:
+        """Eight bytes in file order, and the bits of the little-endian number that they are."""
+        if fields.get(name) is None:
+            return None
+        found = node(fields[name])
+        if not isinstance(found.value, Octets) or len(found.value.value) != 8:
+            return found
+        return Node(found.value, _bits(int.from_bytes(found.value.value, "little"), names))
+
+    return make
+
+
+def _body(fields: Mapping[str, Any]) -> Node:
+    return Node(None, _Fields({name: fields[name] for name in _BODY_NAMES if name in fields}, _TDX_BITS))
+
+
+def _signature_data(fields: Mapping[str, Any]) -> Node | None:
+    found = fields.get("qe")
+    if not isinstance(found, Mapping):
+        return None
+    children = node(found).children
+    report = Node(None, {name: children[ours] for name, ours in _QE_NAMES.items() if ours in children})
+    return Node(None, {"qe_cert_data": Node(None, {"qe_report": report})})
+
+
+def _word(fields: Mapping[str, Any], name: str) -> int | None:
+    value = node(fields.get(name)).value
     return value.value if isinstance(value, Word) else None
-
-
-def _with_bits(found: Node, names: Mapping[str, int]) -> Node:
-    """Eight bytes in file order, and the bits of the little-endian number that they are."""
-    if not isinstance(found.value, Octets) or len(found.value.value) != 8:
-        return found
-    return Node(found.value, _bits(int.from_bytes(found.value.value, "little"), names))
 
 
 def _bits(word: int, names: Mapping[str, int]) -> dict[str, Node]:
     return {name: Node(bool(word >> bit & 1)) for name, bit in names.items()}
+
+
+_SNP: Mapping[str, Maker] = {
+    "policy": _guest_policy,
+    "platform_info": _platform_info,
+    "key_info": _key_info,
+    "cpuid": _cpuid,
+}
+_TDX_BITS: Mapping[str, Maker] = {
+    "td_attributes": _octets_with_bits("td_attributes", _TD_ATTRIBUTE_BITS),
+    "xfam": _octets_with_bits("xfam", _XFAM_BITS),
+}
+_TDX: Mapping[str, Maker] = {**_TDX_BITS, "body": _body, "signature_data": _signature_data}

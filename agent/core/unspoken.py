@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.core import appraisal, tcbrule
+from agent.core import tcbrule
 from agent.core.model import Tee
 from agent.core.policy import GROUPS, Policy
 from agent.core.policyset import ANY_OF
@@ -30,7 +30,6 @@ CARED_FOR = {
     Tee.TDX: ("td_attributes.migratable", "mr_service_td", "mr_config_id", "mr_owner", "mr_owner_config", "rtmr3"),
 }
 """By dotted paths, TDX's ``tcb`` rule apart. One that the evidence does not have is not listed."""
-_TCBS = ("reported_tcb", "launch_tcb")
 _ALIASES = {
     "policy.migrate_ma_allowed": "policy_bits.migrate_ma",
     "policy.smt_allowed": "policy_bits.smt",
@@ -40,12 +39,11 @@ _FIXING = frozenset({"exact_match", "allow_list"})
 
 def unspoken(policy: Policy, fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Lines for ``not_checked``, over the fields of evidence of the policy's own kind."""
-    root = appraisal.tree(fields)
     paths = _tcb_rule(policy.rules.get("tcb")) if policy.tee is Tee.TDX else []
     for path in CARED_FOR[policy.tee]:
-        node = root.find(path)
-        if node is not None:
-            parts = tuple(name for name in node.children if name != "raw") if path in _TCBS else ()
+        value = fields.get(path.partition(".")[0])
+        if value is not None:
+            parts = tuple(name for name in value if name != "raw") if isinstance(value, Mapping) else ()
             paths += _silent(policy, path, parts)
     return tuple(f"policy: says nothing of {path}" for path in paths)
 
