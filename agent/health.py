@@ -20,6 +20,7 @@ from agent.core.errors import ConfigError, Denied, TeeAgentError
 from agent.daemon.remote import RemoteQuoter
 from agent.deadline import Deadline
 from agent.disk.listing import list_volumes
+from agent.disk.measured import Measured
 from agent.session import open_tas
 
 AGENT_SECONDS = 6.0
@@ -39,12 +40,21 @@ def gather(config: Config, at: datetime) -> dict[str, Any]:
         "at": rfc3339(at),
         "config": config.source,
         "tee": probe.describe(config.evidence),
-        "initramfs": asdict(measured.seen(config, Deadline(AGENT_SECONDS, "agent"))),
+        "initramfs": asdict(_measured(config, agent)),
         "boot": report.read(),
         "agent": agent,
         "service": agent["status"]["service"] if agent["status"] else _service(config),
         "volumes": [asdict(volume) for volume in list_volumes(config.volumes)],
     }
+
+
+def _measured(config: Config, agent: dict[str, Any]) -> Measured:
+    """From the evidence that the daemon has for its key: status has none made."""
+    if agent["status"] is None or not agent["status"]["ready"]:
+        return Measured(
+            "unknown", "the agent, which would have evidence, gives none; tee-agent preflight has some made"
+        )
+    return measured.seen(config, Deadline(AGENT_SECONDS, "agent"))
 
 
 def _agent(socket: Path) -> dict[str, Any]:

@@ -51,9 +51,8 @@ def seen(config: Config, deadline: ports.Deadline) -> Measured:
     try:
         bundle = decode(client.sign(iter((b"",)), context=_CONTEXT, audience="", deadline=deadline))
         tee, _, fields = parse_fields(bundle.attachments.blob)
-    except TeeAgentError:
-        reason = "the agent, which has evidence, gives none; tee-agent preflight has some made"
-        return Measured("unknown", reason)
+    except TeeAgentError as error:
+        return Measured("unknown", f"the agent gives no evidence: {error.message}")
     return judged(config, tee, fields).measured
 
 
@@ -134,7 +133,7 @@ def _snp(config: MeasuredConfig, fields: Fields) -> Boot:
 def _same(fields: Fields, ovmf: Path, how: predict.Launch, files: Files) -> bool:
     """A firmware without a place for hashes can't have been started so, nor with files that can't be read."""
     try:
-        return predict.measurement(ovmf, how, files)["measurement"] == fields["measurement"]
+        return predict.measurement(ovmf, how, files)["measurement"] == str(fields["measurement"])
     except TeeAgentError:
         return False
 

@@ -25,7 +25,7 @@ from agent.core.measuredconfig import MeasuredConfig
 from agent.verify.eventlog import MAX_LOG
 from agent.verify.files import chunks, read_file
 
-MAX_IMAGE = 1 << 30
+MAX_IMAGE = 512 << 20
 """Bytes of a kernel, an initramfs or a unified image at the most."""
 Workload = Mapping[str, str]
 Fields = Mapping[str, Any]
