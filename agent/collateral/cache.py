@@ -78,16 +78,16 @@ class Cache:
 
     def confirmed(self, name: str) -> datetime:
         """When it was last written, confirmed or used."""
-        return datetime.fromtimestamp(self._path(name).lstat().st_mtime, UTC)
+        return datetime.fromtimestamp(files.modified(self._path(name)), UTC)
 
     def touch(self, name: str) -> None:
         """Say that it was used now."""
-        os.utime(self._path(name), follow_symlinks=False)
+        files.touch(self._path(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Store; whole or not at all. Raises FormatError when the folder is full, PermissionMissing, UsageError."""
         path = self._path(name)
-        if not path.exists() and sum(1 for _ in self.names()) >= MAX_FILES:
+        if not files.is_file(path) and sum(1 for _ in self.names()) >= MAX_FILES:
             hint = "tee-agent endorsements prune removes what is no longer used"
             raise FormatError(f"{self.folder} has {MAX_FILES} files: nothing more is stored", record="cache", hint=hint)
         files.ensure_folder(path.parent)
@@ -97,7 +97,7 @@ class Cache:
         """Names of all files that are ours, sorted."""
         for path in self._below():
             name = path.relative_to(self.folder).as_posix()
-            if any(pattern.fullmatch(name) for pattern in _NAMES) and path.is_file():
+            if any(pattern.fullmatch(name) for pattern in _NAMES) and files.is_file(path):
                 yield name
 
     def prune(self, keep: timedelta, now: datetime) -> tuple[str, ...]:

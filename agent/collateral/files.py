@@ -18,14 +18,14 @@ DRAFT = ".part"
 
 def read_bounded(path: Path, limit: int) -> bytes | None:
     """The file's bytes; None where there is no regular file, or a longer one. Raises PermissionMissing, UsageError."""
-    if path.is_symlink():
-        return None
-    try:
-        with _named(path):
+    with _named(path):
+        try:
+            if path.is_symlink():
+                return None
             # O_NONBLOCK: a FIFO put there must not hold us up. O_NOFOLLOW: nor a link put there since.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
+        except FileNotFoundError:
+            return None
     with os.fdopen(fd, "rb") as file, _named(path):
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
@@ -66,6 +66,27 @@ def open_lock(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
 
 
+def modified(path: Path) -> float:
+    """Seconds since the epoch; 0 for a file that is gone. Raises PermissionMissing, UsageError."""
+    with _named(path):
+        try:
+            return path.lstat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+
+def touch(path: Path) -> None:
+    """Set its time to now. Raises PermissionMissing, UsageError."""
+    with _named(path):
+        os.utime(path, follow_symlinks=False)
+
+
+def is_file(path: Path) -> bool:
+    """A regular file, no link. Raises PermissionMissing, UsageError."""
+    with _named(path):
+        return path.is_file() and not path.is_symlink()
+
+
 def remove(path: Path) -> None:
     """Raises PermissionMissing, UsageError; a file that is gone already is no error."""
     with _named(path):
@@ -74,11 +95,9 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """The one table from the kernel's errors to ours; FileNotFoundError of a missing file goes through."""
+    """The one table from the kernel's errors to ours."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except PermissionError as error:
         hint = "run as root, or as the folder's owner"
         raise PermissionMissing(f"{path}: {error.strerror}", hint=hint) from error

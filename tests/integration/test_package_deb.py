@@ -165,7 +165,7 @@ def test_units_users_folders_and_rules_are_installed(packages: dict[str, Path], 
     assert "systemd-tmpfiles" in scripts["postinst"]
     assert scripts["postinst"].index("systemd-sysusers") < scripts["postinst"].index("deb-systemd-invoke")
     enabled = set(re.findall(r"deb-systemd-helper enable '([^']+)'", scripts["postinst"]))
-    assert enabled == {"tee-agent.target", "tee-agent-boot-report.service"}
+    assert enabled == {"tee-agent.target", "tee-agent-boot-report.service", "tee-agent-endorsements.timer"}
 
 
 def test_every_page_of_the_manual_is_there_and_readable(packages: dict[str, Path], tree: Path, tmp_path: Path) -> None:
