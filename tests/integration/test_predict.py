@@ -146,6 +146,7 @@ def test_a_measured_boot_is_known_as_one(booted: Guest) -> None:
     # Without a daemon nobody has evidence at hand, and status makes none.
     assert gather(booted.config, datetime.now(UTC))["initramfs"]["state"] == "unknown"
     with running_daemon(booted.simulator, booted.folder, booted.more) as daemon:
+        assert daemon.post("/v1/sign", b"waits for the first key").status == 200
         assert gather(settings.load(daemon.config), datetime.now(UTC))["initramfs"]["state"] == "yes"
 
 
