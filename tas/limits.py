@@ -52,6 +52,14 @@ class RateLimiter:
         return Standing(allowed, self.limit, max(0, self.limit - count), reset, max(1, int(reset - now)))
 
 
+def is_loopback(address: str) -> bool:
+    """Whether this machine itself is calling."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def client_network(address: str) -> str:
     """What counts as one client: an IPv4 address, or an IPv6 /64, of which a host has as many as it likes."""
     try:

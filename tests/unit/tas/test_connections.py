@@ -14,8 +14,8 @@ from tas.connections import Connections
 class Wire(asyncio.Transport):
     """A transport that only knows whether it was aborted."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, address: str = "192.0.2.1") -> None:
+        super().__init__({"peername": (address, 50000)} if address else {})
         self.aborted = asyncio.Event()
         self.protocol: asyncio.BaseProtocol | None = None
 
@@ -53,8 +53,8 @@ class Notes(asyncio.Protocol):
         self.told.append("lost")
 
 
-def connect(connections: Connections) -> tuple[Wire, Notes, asyncio.Protocol]:
-    wire, notes = Wire(), Notes()
+def connect(connections: Connections, address: str = "192.0.2.1") -> tuple[Wire, Notes, asyncio.Protocol]:
+    wire, notes = Wire(address), Notes()
     guard = connections.guard(notes)
     wire.protocol = guard
     guard.connection_made(wire)
@@ -102,5 +102,25 @@ def test_one_too_many() -> None:
         assert connect(connections)[0].aborted.is_set()
         first[2].connection_lost(None)
         assert not connect(connections)[0].aborted.is_set()
+
+    asyncio.run(run())
+
+
+def test_one_client_leaves_room_for_others() -> None:
+    async def run() -> None:
+        connections = Connections(60, limit=6, per_client=2)
+        held = [connect(connections, address) for address in ("2001:db8::1", "2001:db8::2", "192.0.2.9")]
+        assert not any(wire.aborted.is_set() for wire, _, _ in held)
+        # One IPv6 /64 is one client, however many addresses it has.
+        assert connect(connections, "2001:db8::ffff")[0].aborted.is_set()
+        assert not connect(connections, "2001:db8:1::1")[0].aborted.is_set()
+        held[0][2].connection_lost(None)
+        assert not connect(connections, "2001:db8::ffff")[0].aborted.is_set()
+        # The proxy beside us speaks for many; what has no address is one client.
+        proxy = Connections(60, limit=6, per_client=2)
+        assert not any(connect(proxy, address)[0].aborted.is_set() for address in ("127.0.0.1",) * 4)
+        narrow = Connections(60, per_client=1)
+        cut = [connect(narrow, address)[0].aborted.is_set() for address in ("", "", "::1", "::1")]
+        assert cut == [False, True, False, False]
 
     asyncio.run(run())
