@@ -2,8 +2,10 @@
 
 uid, gid and supplementary groups are those of the moment of connect() (SO_PEERCRED, SO_PEERGROUPS). The process is
 held by a pidfd, so a number that the kernel hands out again can't pass for it. The systemd unit is the first unit
-in the cgroup path: what comes behind it may be made by the unit itself. The *connection* is authorised; a peer that
-has exited is refused. What the process runs is not looked at: exec after connect would make that a lie.
+in the cgroup path: what comes behind it may be made by the unit itself. A container counts only where its runtime
+made that first unit, or a cgroup at the root of the tree, which is root's (agent.daemon.cgroup). The *connection* is
+authorised; a peer that has exited is refused. What the process runs is not looked at: exec after connect would make
+that a lie.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agent.core.errors import Denied
+from agent.daemon.cgroup import container_of, unit_of
 
 SO_PEERGROUPS = 59
 SO_PEERPIDFD = 77
@@ -26,18 +29,22 @@ SO_PEERPIDFD = 77
 MAX_GROUPS = 256
 """Supplementary groups that are read; of a peer with more, none counts."""
 _CGROUP_BYTES = 8192
-_UNIT_TYPES = (".service", ".scope", ".socket", ".mount", ".swap")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The peer's identity. ``unit`` is "" outside systemd's units."""
+    """The peer's identity. ``unit`` is "" outside systemd's units, ``container`` outside containers.
+
+    ``groups_unknown``: there are more than MAX_GROUPS supplementary ones; none counts, and rules that deny a group do.
+    """
 
     pid: int
     uid: int
     gid: int
     groups: tuple[int, ...]
     unit: str
+    container: str = ""
+    groups_unknown: bool = False
 
     def document(self) -> dict[str, Any]:
         """What a challenge's leaf and a status say about it: no pid, which means nothing to anybody else."""
@@ -88,8 +95,7 @@ def identify(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
         raise Denied("the caller is not visible in this pid namespace", code="denied.peer")
     pidfd = _pidfd(sock, pid, proc)
     try:
-        groups = _groups(sock)
-        peer = Peer(Caller(pid, uid, gid, groups, _unit(proc / str(pid) / "cgroup")), pidfd)
+        peer = Peer(_caller(pid, uid, gid, _groups(sock), proc), pidfd)
     except BaseException:
         os.close(pidfd)
         raise
@@ -137,38 +143,25 @@ def _start_time(stat: Path) -> int | None:
         return None
 
 
-def _groups(sock: socket.socket) -> tuple[int, ...]:
+def _groups(sock: socket.socket) -> tuple[int, ...] | None:
+    """None for more than are read."""
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MAX_GROUPS * 4)
     except OSError as error:
         if error.errno == errno.ERANGE:
-            return ()
+            return None
         raise Denied(f"the caller's groups are unknown: {error.strerror}", code="denied.peer") from error
     return struct.unpack(f"{len(raw) // 4}I", raw)
 
 
-def _unit(cgroup: Path) -> str:
+def _caller(pid: int, uid: int, gid: int, groups: tuple[int, ...] | None, proc: Path) -> Caller:
+    text = _cgroup(proc / str(pid) / "cgroup")
+    return Caller(pid, uid, gid, groups or (), unit_of(text), container_of(text), groups is None)
+
+
+def _cgroup(path: Path) -> str:
     try:
-        with cgroup.open("rb") as file:
-            text = file.read(_CGROUP_BYTES).decode("utf-8", "replace")
+        with path.open("rb") as file:
+            return file.read(_CGROUP_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
-    return unit_of(text)
-
-
-def unit_of(text: str) -> str:
-    """The first unit in a /proc/PID/cgroup text: slices lead to it and don't count. "" where there is none."""
-    rows = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]
-    unified = [path for number, controllers, path in rows if (number, controllers) == ("0", "")]
-    legacy = [path for _, controllers, path in rows if controllers == "name=systemd"]
-    return next((unit for unit in map(_first_unit, unified + legacy) if unit), "")
-
-
-def _first_unit(path: str) -> str:
-    for part in path.strip("/").split("/"):
-        if part.endswith(_UNIT_TYPES):
-            # systemd puts "_" before names that would collide with the kernel's own files.
-            return part.removeprefix("_")
-        if not part.endswith(".slice"):
-            break
-    return ""

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from agent.core.access import Members
 from agent.core.config import DaemonConfig
 from agent.core.errors import ConfigError, PermissionMissing
 from agent.daemon.peers import Allowed
@@ -60,6 +61,12 @@ def allowed(config: DaemonConfig) -> tuple[Allowed, tuple[str, ...]]:
     uids, unknown_users = _resolve(config.allow_users, _uid)
     gids, unknown_groups = _resolve(config.allow_groups, _gid)
     return Allowed(uids, gids), unknown_users + unknown_groups
+
+
+def members(config: DaemonConfig) -> tuple[Members, tuple[str, ...]]:
+    """The same for the access policy."""
+    found, unknown = allowed(config)
+    return Members(found.uids, found.gids), unknown
 
 
 def _resolve(names: Iterable[str], lookup: Callable[[str], int | None]) -> tuple[frozenset[int], tuple[str, ...]]:

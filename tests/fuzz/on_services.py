@@ -12,7 +12,7 @@ from multidict import MultiDict
 
 from agent.boot import report
 from agent.core.model import Evidence, Tee
-from agent.daemon import body, peers, problem, remote, rpc
+from agent.daemon import body, cgroup, problem, remote, rpc
 from tas import request, web
 from tests.fuzz.contract import Broken, Target
 from tests.fuzz.samples import Samples, b64, compact
@@ -93,7 +93,9 @@ def local_request(data: bytes) -> None:
 
 def kept_files(data: bytes) -> None:
     """The last boot's report, and a cgroup text of the kernel."""
-    peers.unit_of(data.decode(errors="surrogateescape"))
+    text = data.decode(errors="surrogateescape")
+    cgroup.unit_of(text)
+    cgroup.container_of(text)
     found = report.read(cast(Any, SimpleNamespace(open=lambda _: io.BytesIO(data))))
     if found is not None and set(found) != {field.name for field in fields(report.Report)}:
         raise Broken("a report of another shape")

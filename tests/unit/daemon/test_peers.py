@@ -12,7 +12,8 @@ import pytest
 
 from agent.core.errors import Denied
 from agent.daemon import peers
-from agent.daemon.peers import Allowed, Caller, identify, pidfd_by_start_time, unit_of
+from agent.daemon.cgroup import unit_of
+from agent.daemon.peers import Allowed, Caller, identify, pidfd_by_start_time
 
 CONNECT = """
 import socket, sys, os
