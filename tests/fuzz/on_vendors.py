@@ -7,6 +7,7 @@ from typing import Any, cast
 from agent.core.errors import TeeAgentError
 from agent.core.model import Endorsements
 from agent.verify import endorsements, evidence
+from agent.verify.shelf import Shelf
 from snp import abi as snp_abi
 from snp import certs as snp_certs
 from snp import certtable
@@ -120,6 +121,20 @@ def pem_chain(data: bytes) -> None:
 
 def whole(data: bytes) -> None:
     """Evidence with all its endorsements through the verifier, under whatever root came along."""
+    blob, found = _evidence(data)
+    evidence.parse_fields(blob)
+    evidence.signature_valid(blob, found, AT)
+
+
+def shelf(data: bytes) -> None:
+    """The same, sorted as for many machines; what is picked is no more than there was."""
+    blob, found = _evidence(data)
+    picked = Shelf.of(found).select(blob)
+    if not set(picked.certificates) <= set(found.certificates) or not set(picked.crls) <= set(found.crls):
+        raise Broken("something was picked that was not there")
+
+
+def _evidence(data: bytes) -> tuple[bytes, Endorsements]:
     blob, *rest = split(data) or [b""]
     found: dict[str, list[bytes]] = {}
     for part in rest:
@@ -127,8 +142,7 @@ def whole(data: bytes) -> None:
             found.setdefault(kind, []).append(content)
     certificates, crls = (tuple(found.get(kind, ())) for kind in ("certificate", "crl"))
     bodies = [found.get(kind, [b""])[0] for kind in ("tcbInfo", "enclaveIdentity")]
-    evidence.parse_fields(blob)
-    evidence.signature_valid(blob, Endorsements(certificates, crls, *bodies), AT)
+    return blob, Endorsements(certificates, crls, *bodies)
 
 
 def folder(data: bytes) -> None:
@@ -192,6 +206,16 @@ TARGETS = {
         ],
         (b"tcbInfo", b"enclaveIdentity", *DER_WORDS),
         most=20480,
+    ),
+    "verify.shelf": Target(
+        shelf,
+        lambda s: [
+            packed(s.reports[1], s.chips[1].endorsements()),
+            packed(s.reports[2], s.chips[2].endorsements().merged(s.domain.endorsements())),
+            packed(s.quote, s.domain.endorsements()),
+        ],
+        (b"tcbInfo", b"enclaveIdentity", b"fmspc", b"pceId", *DER_WORDS),
+        most=16384,
     ),
     "verify.endorsements": Target(
         folder,
