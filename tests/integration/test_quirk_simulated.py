@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.cli import main
-from agent.core.errors import TeeAgentError
+from agent.core.errors import TeeAgentError, UsageError
 from agent.core.model import Endorsements, ReportData, Verified
 from agent.verify.endorsements import load_folder
 from agent.verify.evidence import verify_vendor
@@ -115,6 +115,9 @@ def endorsements(made: Machine, quirk: str, auxblob: bytes) -> Endorsements:
 
 def test_every_quirk_of_the_simulator_has_its_verdict() -> None:
     assert (SNP.keys(), TDX.keys()) == (quirks.SNP.keys(), quirks.TDX.keys())
+    assert all(name in quirks.HELP for name in (*SNP, *TDX))
+    with pytest.raises(UsageError, match="unknown quirk 'relaunch'"):
+        quirks.with_quirks(GuestOptions(), ["relaunch"])
 
 
 @pytest.mark.parametrize(
