@@ -134,6 +134,15 @@ def test_impossible_numbers_of_processors(vcpus: int) -> None:
         Launch(vcpus, 1)
 
 
+def test_impossible_processors() -> None:
+    for cpu, features in ((1 << 32, 1), (-1, 1), (1, 1 << 64), (1, -1)):
+        with pytest.raises(UsageError):
+            Launch(1, cpu, features)
+    for numbers in ((300, 0, 0), (25, 256, 0), (25, 1, 16), (-1, 0, 0)):
+        with pytest.raises(UsageError):
+            vmsa.signature(*numbers)
+
+
 @pytest.mark.parametrize("cmdline", ["a\0b", "x" * (launch.MAX_COMMAND_LINE + 1)])
 def test_impossible_command_lines(cmdline: str) -> None:
     with pytest.raises(UsageError):

@@ -131,3 +131,10 @@ def test_each_flipped_bit_of_the_headers_is_refused_or_hashed() -> None:
                 assert all(len(image.content(section)) == section.virtual for section in image.sections)
             except TeeAgentError:
                 continue
+
+
+def test_too_large_an_image_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pe, "MAX_BYTES", len(GOOD["plain"]) - 1)
+    with pytest.raises(FormatError) as caught:
+        pe.parse(GOOD["plain"])
+    assert caught.value.code == "format.oversized"
