@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import ssl
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -35,6 +36,8 @@ from agent.verify.inventory import Row, inventory
 
 HELP = "Fetch, list and prune the vendor's certificates, CRLs and TCB information."
 EVIDENCE_MODE = 0o644
+MAX_AUTHORITIES = 1 << 20
+"""Bytes of ca_file."""
 _MISSING = {"verify": 65, "format": 65, "protocol": 76}
 _TRY_LATER = 75
 _EXAMPLE = """examples:
@@ -113,6 +116,8 @@ def _fetch(args: argparse.Namespace, config: Config) -> int:
     evidence = None if args.renew else _evidence(args, config)
     folder = _folder(args, config)
     _become_owner(folder)
+    if wanted.ca_file:
+        _require_authorities(wanted.ca_file)
     cache = Cache(folder)
     fetcher = Fetcher(cache, Services.of(wanted), anchors, _now, early=args.early, force=args.force)
     deadline = Deadline(wanted.seconds, "endorsements")
@@ -163,6 +168,14 @@ def _evidence(args: argparse.Namespace, config: Config) -> Evidence:
 
 def _folder(args: argparse.Namespace, config: Config) -> Path:
     return (args.out or config.evidence.endorsements).absolute()
+
+
+def _require_authorities(path: Path) -> None:
+    """Said now, and not as a connection that failed. Raises ConfigError."""
+    try:
+        ssl.create_default_context(cadata=settings.read_bounded(path, MAX_AUTHORITIES).decode("ascii"))
+    except (ValueError, ssl.SSLError) as error:
+        raise ConfigError(f"{path}: not PEM certificates", hint="see ca_file in tee-agent.toml(5)") from error
 
 
 def _become_owner(folder: Path) -> None:

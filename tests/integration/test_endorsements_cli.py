@@ -216,6 +216,14 @@ def test_the_configuration_says_whom_to_ask(world: World, tmp_path: Path) -> Non
     assert world.vendor.requests
 
 
+def test_an_authority_s_file_that_is_not_there(world: World, tmp_path: Path) -> None:
+    status, facts, _ = run(*world.words("--ca-file", str(tmp_path / "none.pem")))
+    assert (status, facts["error"]["code"]) == (78, "config.unreadable")
+    (tmp_path / "none.pem").write_text("no certificate")
+    assert run(*world.words("--ca-file", str(tmp_path / "none.pem")))[0] == 78
+    assert world.vendor.requests == []
+
+
 @pytest.mark.root
 def test_root_becomes_the_folder_s_owner(world: World) -> None:
     with tempfile.TemporaryDirectory() as name:
