@@ -81,9 +81,9 @@ def _tee(tee: Facts) -> Finding:
 
 def _initramfs(measured: Facts) -> Finding:
     states: Mapping[str, State] = {"yes": "ok", "no": "PROBLEM"}
-    return Finding(
-        "initramfs measured", states.get(measured["state"], "note"), f"{measured['state']}: {measured['reason']}"
-    )
+    state = measured["state"]
+    hint = "boot with kernel hashes or as a unified kernel image: docs/prediction.md" if state == "no" else ""
+    return Finding("initramfs measured", states.get(state, "note"), f"{state}: {measured['reason']}", hint)
 
 
 def _boot(boot: Facts | None) -> Iterator[Finding]:
