@@ -116,6 +116,14 @@ SPKI_SIZES = (min(one.spki_size for one in _ALL), max(one.spki_size for one in _
 """Bytes of the shortest and the longest SubjectPublicKeyInfo."""
 
 
+def of_spki(spki: bytes) -> Algorithm:
+    """The algorithm whose form ``spki`` has: no two share one. Raises FormatError."""
+    for one in _ALL:
+        if len(spki) == one.spki_size and spki.startswith(one.spki_prefix):
+            return one
+    raise FormatError(f"key: not a SubjectPublicKeyInfo of {', '.join(ALGORITHMS)}", record="key")
+
+
 def find(name: str) -> Algorithm:
     """The algorithm of this name. Raises FormatError."""
     if name not in ALGORITHMS:

@@ -35,7 +35,6 @@ USE = "bundle"
 PURPOSE = "bundle-signature"
 TEXT_BYTES = 256
 """Longest context and audience, in UTF-8 bytes."""
-SIGNATURE_SIZE = 64
 _KEYS = frozenset(
     {"audience", "context", "endorsements", "evidence", "fresh", "key", "payload", "signature", "statement", "type"}
 )
@@ -43,7 +42,7 @@ _KEYS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One signature, not verified by being here. ``signature`` has 64 bytes, or none in a draft.
+    """One signature, not verified by being here: as many bytes as the key's algorithm makes, or none in a draft.
 
     ``context`` is the signer's domain separation as its caller chose it, ``audience`` whom the signature is for; both
     are text of at most 256 bytes. Raises FormatError.
@@ -89,7 +88,9 @@ class Bundle:
         if self.fresh:
             return binding.challenge_batch(attached.scope, self.fresh.tree_size, self.fresh.root)
         statement = attached.statement
-        return binding.signing_key(attached.scope, ALGORITHM, statement.use, attached.spki, statement.digest())
+        return binding.signing_key(
+            attached.scope, attached.algorithm.name, statement.use, attached.spki, statement.digest()
+        )
 
     def leaf(self) -> Leaf:
         """The leaf that fresh mode proves. Raises FormatError outside fresh mode."""
@@ -109,8 +110,9 @@ class Bundle:
 
     def encode(self) -> bytes:
         """The canonical bytes. Raises FormatError without a signature or over MAX_BYTES."""
-        if len(self.signature) != SIGNATURE_SIZE:
-            raise FormatError(f"a bundle's signature has {SIGNATURE_SIZE} bytes", record="bundle")
+        size = self.attachments.algorithm.signature_size
+        if len(self.signature) != size:
+            raise FormatError(f"a signature of {self.attachments.algorithm.name} has {size} bytes", record="bundle")
         members = {name: canonical.encode(value) for name, value in self._head().items()}
         members["signature"] = canonical.encode(canonical.b64(self.signature))
         members.update(self.attachments.members)
@@ -127,11 +129,13 @@ def decode(data: bytes) -> Bundle:
         found = canonical.shown(str(document.get("type")))
         raise UnsupportedVersion(f"not a bundle of type {TYPE}: {found}", record="bundle", expected=TYPE)
     top = canonical.Reader(document, "bundle", _KEYS)
+    attachments = read_attachments(top)
+    size = attachments.algorithm.signature_size
     return Bundle(
         read_payload(top.item("payload")),
         top.text("context", TEXT_BYTES),
         top.text("audience", TEXT_BYTES),
-        read_attachments(top),
+        attachments,
         None if top.item("fresh") is None else read_fresh(top.item("fresh")),
-        top.base64("signature", SIGNATURE_SIZE, SIGNATURE_SIZE),
+        top.base64("signature", size, size),
     )

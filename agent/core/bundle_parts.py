@@ -12,14 +12,15 @@ from functools import cached_property
 from typing import Any
 
 from agent.core import binding, canonical
+from agent.core.algorithm import ED25519, SPKI_SIZES, Algorithm, of_spki
 from agent.core.challenge import MAX_OBJECT, NONCE_MAX, NONCE_MIN, RANDOM_SIZE
 from agent.core.errors import FormatError
 from agent.core.merkle import HASH_SIZE, MAX_DEPTH
 from agent.core.model import Endorsements, Tee
 from agent.core.statement import Statement
 
-ALGORITHM = "Ed25519"
-"""The one algorithm of bundles (RFC 8032); ``key.spki`` is its SubjectPublicKeyInfo (RFC 8410)."""
+ALGORITHM = ED25519
+"""The agent's own key's (RFC 8032); named keys may have others (agent.core.algorithm)."""
 ATTACHMENTS_PURPOSE = "bundle-attachments"
 DIGEST = "sha-512"
 MAX_BYTES = 1 << 20
@@ -29,9 +30,6 @@ MAX_BLOB = 1 << 16
 MAX_OBJECTS = 32
 """Most certificates, and most CRLs."""
 
-_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
-"""DER before the 32 bytes of an Ed25519 key: RFC 8410 leaves no other form."""
-_SPKI_SIZE = len(_SPKI_PREFIX) + 32
 _FRESH_KEYS = frozenset({"caller", "claims_unverified", "index", "nonce", "path", "random", "root", "tree_size"})
 
 
@@ -68,7 +66,8 @@ class Payload:
 class Attachments:
     """What all signatures of one key and one evidence share. Make it once, use it for every signature.
 
-    ``blob`` is the SNP report or the TDX quote without padding, ``spki`` the key's SubjectPublicKeyInfo DER.
+    ``blob`` is the SNP report or the TDX quote without padding, ``spki`` the key's SubjectPublicKeyInfo DER, whose
+    form says the algorithm; that the statement names the same is for a verifier to check. Raises FormatError.
     """
 
     tee: Tee
@@ -78,8 +77,12 @@ class Attachments:
     statement: Statement
 
     def __post_init__(self) -> None:
-        if len(self.spki) != _SPKI_SIZE or not self.spki.startswith(_SPKI_PREFIX):
-            raise FormatError(f"key: not the SubjectPublicKeyInfo of an {ALGORITHM} key", record="key")
+        of_spki(self.spki)
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The key's."""
+        return of_spki(self.spki)
 
     def to_json(self) -> dict[str, Any]:
         vendor = self.endorsements
@@ -91,7 +94,7 @@ class Attachments:
                 "tcb_info": canonical.b64(vendor.tcb_info),
             },
             "evidence": {"blob": canonical.b64(self.blob), "tee": self.tee.value},
-            "key": {"algorithm": ALGORITHM, "spki": canonical.b64(self.spki)},
+            "key": {"algorithm": self.algorithm.name, "spki": canonical.b64(self.spki)},
             "statement": self.statement.to_json(),
         }
 
@@ -159,14 +162,15 @@ def read_payload(document: Any) -> Payload:
 def read_attachments(top: canonical.Reader) -> Attachments:
     """From the members endorsements, evidence, key and statement. Strict. Raises FormatError."""
     key = canonical.Reader(top.item("key"), "key", frozenset({"algorithm", "spki"}))
-    if key.item("algorithm") != ALGORITHM:
-        raise FormatError(f"key: algorithm is not {ALGORITHM}", record="key")
+    spki = key.base64("spki", *SPKI_SIZES)
+    if key.item("algorithm") != of_spki(spki).name:
+        raise FormatError(f"key: algorithm is not {of_spki(spki).name}, as spki says", record="key")
     evidence = canonical.Reader(top.item("evidence"), "evidence", frozenset({"blob", "tee"}))
     return Attachments(
         _tee(evidence.item("tee")),
         evidence.base64("blob", 1, MAX_BLOB),
         _endorsements(top.item("endorsements")),
-        key.base64("spki", _SPKI_SIZE, _SPKI_SIZE),
+        spki,
         Statement.from_json(top.item("statement")),
     )
 

@@ -1,4 +1,4 @@
-"""The signer's key: made here, bound into evidence, renewed before it ends, never stored (DESIGN.md, section 5).
+"""The agent's own key: made here, bound into evidence, renewed before it ends, never stored (DESIGN.md, section 5).
 
 A key exists as soon as the process does; its evidence comes when the quoter has it. Bundles carry their own key and
 evidence, so a key that was replaced is simply forgotten.
@@ -39,10 +39,9 @@ Log = Callable[[str, TeeAgentError], None]
 
 
 @dataclass(frozen=True)
-class AttestedKey:
-    """A key, its statement, and the evidence that binds both. The private half has no repr of its bytes."""
+class Attested:
+    """A public key and its statement (``attachments``) with evidence that binds both: made when, asked of whom."""
 
-    private: Ed25519PrivateKey
     attachments: Attachments
     evidence_at: datetime
     provider: str
@@ -52,7 +51,15 @@ class AttestedKey:
         return self.attachments.statement
 
     def valid(self, at: datetime) -> bool:
+        """Whether the statement is in force: by the calendar, which goes on while the machine sleeps."""
         return self.statement.created <= at < self.statement.expires
+
+
+@dataclass(frozen=True)
+class AttestedKey(Attested):
+    """The same with the private half, which has no repr of its bytes."""
+
+    private: Ed25519PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +71,71 @@ class Terms:
     quote_seconds: float
 
 
-class KeyRing:
-    """Holds one attested key and sees to the next. ``tas_nonce`` gives the newest nonce of the service, or None."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be bound: whose key for what, and when it ends before its statement would (None: never)."""
 
-    def __init__(self, terms: Terms, quotes: Quotes, complete: Complete, tas_nonce: Callable[[], str | None]) -> None:
+    algorithm: str
+    use: str
+    spki: bytes
+    owner: str
+    ends: datetime | None = None
+
+
+def utc_now() -> datetime:
+    """The calendar's time."""
+    return datetime.now(UTC)
+
+
+class Attester:
+    """Gets evidence for keys. ``tas_nonce`` gives the service's newest nonce, or None; ``now`` the calendar's time."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        quotes: Quotes,
+        complete: Complete,
+        tas_nonce: Callable[[], str | None],
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self.terms = terms
+        self.now = now
         self._quotes = quotes
         self._complete = complete
         self._tas_nonce = tas_nonce
+
+    def attest(self, wanted: Wanted) -> Attested:
+        """A new statement from now on, and evidence for it; blocks. Raises what keeps evidence from being made."""
+        statement = self._statement(wanted, now_in_seconds(self.now()))
+        deadline = Deadline(self.terms.quote_seconds, "evidence for a signing key")
+        evidence = self._quotes.signing_key(
+            wanted.algorithm, wanted.use, wanted.spki, statement.digest(), deadline=deadline
+        )
+        attachments = Attachments(evidence.tee, *self._complete(evidence), wanted.spki, statement)
+        return Attested(attachments, self.now(), evidence.provider)
+
+    def _statement(self, wanted: Wanted, at: datetime) -> Statement:
+        ends = at + self.terms.lifetime
+        return Statement(
+            use=wanted.use,
+            algorithm=wanted.algorithm,
+            created=at,
+            expires=min(ends, wanted.ends) if wanted.ends else ends,
+            owner=wanted.owner,
+            audience=self.terms.scope.audience,
+            boot_id=self.terms.scope.boot_id,
+            time_source="guest",
+            tas_nonce=self._tas_nonce(),
+            agent_version=__version__,
+        )
+
+
+class KeyRing:
+    """Holds one attested key and sees to the next. The arguments are Attester's."""
+
+    def __init__(self, terms: Terms, quotes: Quotes, complete: Complete, tas_nonce: Callable[[], str | None]) -> None:
+        self.terms = terms
+        self.attester = Attester(terms, quotes, complete, tas_nonce)
         self._next = Ed25519PrivateKey.generate()
         self._tried = asyncio.Event()
         self._renew = asyncio.Event()
@@ -123,26 +187,9 @@ class KeyRing:
 
     def _attest(self) -> AttestedKey:
         private = self._next
-        statement = self._statement(now_in_seconds(datetime.now(UTC)))
         spki = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        deadline = Deadline(self.terms.quote_seconds, "evidence for the signing key")
-        evidence = self._quotes.signing_key(ALGORITHM, USE, spki, statement.digest(), deadline=deadline)
-        attachments = Attachments(evidence.tee, *self._complete(evidence), spki, statement)
-        return AttestedKey(private, attachments, datetime.now(UTC), evidence.provider)
-
-    def _statement(self, at: datetime) -> Statement:
-        return Statement(
-            use=USE,
-            algorithm=ALGORITHM,
-            created=at,
-            expires=at + self.terms.lifetime,
-            owner=OWNER,
-            audience=self.terms.scope.audience,
-            boot_id=self.terms.scope.boot_id,
-            time_source="guest",
-            tas_nonce=self._tas_nonce(),
-            agent_version=__version__,
-        )
+        made = self.attester.attest(Wanted(ALGORITHM, USE, spki, OWNER))
+        return AttestedKey(made.attachments, made.evidence_at, made.provider, private)
 
 
 def quoted(key: AttestedKey, evidence: Evidence, complete: Complete) -> Attachments:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from agent.core.bundle import ALGORITHM
+from agent.core import algorithm
 from agent.core.canonical import Reader
 from agent.core.challenge import NONCE_MAX, NONCE_MIN
 from agent.core.config import Config
@@ -69,11 +69,12 @@ class Desk:
 
     async def signing_key(self, params: dict[str, Any], _: Caller) -> dict[str, Any]:
         fields = Reader(params, "signing_key", frozenset({"algorithm", "use", "spki", "statement_digest"}))
-        algorithm, use = fields.text("algorithm", 32), fields.text("use", 16)
-        if algorithm != ALGORITHM or use not in USES:
-            raise FormatError("signing_key: no such algorithm or use", record="signing_key")
-        spki, digest = fields.base64("spki", 1, MAX_KEY), fields.hexadecimal("statement_digest", 64)
-        return await self._quote(self._quotes.signing_key, algorithm, use, spki, digest)
+        kind, use = algorithm.find(fields.text("algorithm", 32)), fields.text("use", 16)
+        if use not in USES:
+            raise FormatError("signing_key: no such use", record="signing_key")
+        spki, digest = fields.base64("spki", *algorithm.SPKI_SIZES), fields.hexadecimal("statement_digest", 64)
+        kind.require_spki(spki)
+        return await self._quote(self._quotes.signing_key, kind.name, use, spki, digest)
 
     async def challenge_batch(self, params: dict[str, Any], _: Caller) -> dict[str, Any]:
         fields = Reader(params, "challenge_batch", frozenset({"tree_size", "root"}))

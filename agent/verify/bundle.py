@@ -2,7 +2,7 @@
 
 1. form: canonical, complete, at most 1 MiB (failing is a FormatError)
 2. the key's signature over everything else in the bundle
-3. the key's use is "bundle" and its algorithm the bundle's
+3. the statement says that the key is for bundles, and its algorithm
 4. the statement was in force
 5. payload, context, audience, key and nonce are the ones asked for
 6. fresh mode: the challenge is a leaf of the quoted tree
@@ -19,9 +19,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from agent.core import bundle as form
 from agent.core.errors import (
     BindingMismatch,
@@ -35,11 +32,11 @@ from agent.core.policy import Floor, Policy, renumbered
 from agent.verify.evidence import NO_POLICY, detect, verify_evidence
 from agent.verify.report import checks_json, fresh_json, verified_json
 from agent.verify.shelf import Shelf
+from agent.verify.signature import verifies
 from agent.verify.workload import Workload
 
 SKEW = timedelta(minutes=5)
 """How far the guest's clock may be off the verifier's."""
-_RAW_KEY_OFFSET = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class BundleVerdict:
             "payload": bundle.payload.to_json(),
             "context": bundle.context,
             "audience": bundle.audience,
-            "key": {"algorithm": form.ALGORITHM, "sha256": bundle.attachments.key_sha256.hex()},
+            "key": {"algorithm": bundle.attachments.algorithm.name, "sha256": bundle.attachments.key_sha256.hex()},
             "statement": statement.to_json(),
             "fresh": fresh_json(bundle.fresh),
             "evidence": verified_json(verified),
@@ -147,19 +144,15 @@ class _Evidence:
 
 
 def _check_signature(made: _Made, bundle: form.Bundle) -> None:
-    ok = True
-    try:
-        key = Ed25519PublicKey.from_public_bytes(bundle.attachments.spki[_RAW_KEY_OFFSET:])
-        key.verify(bundle.signature, bundle.signing_input())
-    except (InvalidSignature, ValueError):
-        ok = False
+    key = bundle.attachments
+    ok = verifies(key.algorithm, key.spki, bundle.signature, bundle.signing_input())
     made.add("signature of the key", ok, "the bundle's signature does not verify", SignatureInvalid)
 
 
 def _check_use(made: _Made, bundle: form.Bundle) -> None:
-    statement = bundle.attachments.statement
-    fits = statement.use == form.USE and statement.algorithm == form.ALGORITHM
-    problem = f"the key is {statement.algorithm} for {statement.use}, not {form.ALGORITHM} for {form.USE}"
+    statement, algorithm = bundle.attachments.statement, bundle.attachments.algorithm.name
+    fits = statement.use == form.USE and statement.algorithm == algorithm
+    problem = f"the statement says {statement.algorithm} for {statement.use}, not {algorithm} for {form.USE}"
     made.add("use of the key", fits, problem, VerificationError)
 
 

@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent.cli import COMMANDS, common_options
+from agent.core import canonical
+from agent.core.algorithm import ALGORITHMS
 from agent.core.model import Tee
 from agent.daemon.api import DIGEST_TYPE, ROUTES
 from agent.daemon.names import ROLES, socket_path
@@ -97,6 +99,8 @@ def wrapping_keys() -> list[bytes]:
 
 
 KEYS = wrapping_keys()
+SPKIS = [one.spki_prefix + (CHOSEN * 2)[: one.key_size] for one in ALGORITHMS.values()]
+"""Of the right form, with the chosen bytes for a key: the quoter knows no curves, and binds them as what they are."""
 
 
 def forbidden() -> set[str]:
@@ -185,9 +189,9 @@ def frames() -> Iterator[bytes]:
     right += [{"nonce": NONCE}, {"nonce": CHOSEN.hex()}, {"tree_size": 1, "root": CHOSEN.hex()}]
     right += [
         {"algorithm": algorithm, "use": use, "spki": key, "statement_digest": CHOSEN.hex()}
-        for algorithm in ("Ed25519", "", "tas")
+        for algorithm in (*ALGORITHMS, "", "tas")
         for use in ("bundle", "tas")
-        for key in b64
+        for key in (*b64, *map(canonical.b64, SPKIS))
     ]
     right += [{field: form} for field in FIELDS for form in forms()]
     for method in METHODS:
@@ -227,8 +231,8 @@ def test_the_sockets_between_our_processes(recorder: tuple[Daemon, Path], uid: i
     assert len(answers) == 2 * len(requests)
     evidence = [answer for answer in answers if '"blob"' in answer]
     if uid == SIGNER:
-        # Its own two purposes, tagged: nothing else.
-        assert len(evidence) == len(seen) == len(KEYS) + 1 + 1
+        # Its own two purposes, tagged: each algorithm with the one key that has its form, and a tree.
+        assert len(evidence) == len(seen) == len(ALGORITHMS) + 1
         assert sum('"denied.peer"' in answer for answer in answers) > 100
     else:
         assert (evidence, seen, set(answers)) == ([], [], {""})

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from agent.core.algorithm import ALGORITHMS
+from agent.core.canonical import b64
 from agent.core.errors import (
     DeadlineExceeded,
     Denied,
@@ -208,6 +210,10 @@ def test_one_user_for_both_never_gets_the_services_form() -> None:
     assert permits(signer_uid=10, fetcher_uid=10)(caller(10)) == {"signing_key", "challenge_batch"}
 
 
+SPKI = ALGORITHMS["Ed25519"].spki_prefix + bytes(32)
+GOOD_KEY = {"algorithm": "Ed25519", "use": "bundle", "spki": b64(SPKI), "statement_digest": "00" * 64}
+
+
 def test_the_desk_passes_fields_and_nothing_else(tmp_path: Path) -> None:
     quotes = FakeQuotes()
     desk = Desk(quotes, 30)
@@ -216,13 +222,13 @@ def test_the_desk_passes_fields_and_nothing_else(tmp_path: Path) -> None:
         remote = RemoteQuoter(path)
         nonce = Nonce("ab" * 32)
         evidence = remote.tas(nonce, b"key", deadline=in_time())
-        remote.signing_key("Ed25519", "bundle", b"spki", bytes(64), deadline=in_time())
+        remote.signing_key("Ed25519", "bundle", SPKI, bytes(64), deadline=in_time())
         remote.challenge_batch(3, bytes(64), deadline=in_time())
         remote.collect(bytes(16), deadline=in_time())
         assert evidence.auxblob == b"table"
         assert quotes.asked == [
             ("tas", nonce.text, b"key"),
-            ("signing_key", "Ed25519", "bundle", b"spki", bytes(64)),
+            ("signing_key", "Ed25519", "bundle", SPKI, bytes(64)),
             ("challenge_batch", 3, bytes(64)),
             ("collect", bytes(16)),
         ]
@@ -239,9 +245,12 @@ def test_the_desk_passes_fields_and_nothing_else(tmp_path: Path) -> None:
         ("tas", {"nonce": "AB" * 32, "wrapping_key": "QUJD"}),
         ("tas", {"nonce": "ab" * 32, "wrapping_key": "QUJD", "more": 1}),
         ("tas", {"nonce": "ab" * 32, "wrapping_key": "QQ" * 4000}),
-        ("signing_key", {"algorithm": "RSA", "use": "bundle", "spki": "QUJD", "statement_digest": "00" * 64}),
-        ("signing_key", {"algorithm": "Ed25519", "use": "any", "spki": "QUJD", "statement_digest": "00" * 64}),
-        ("signing_key", {"algorithm": "Ed25519", "use": "bundle", "spki": "QUJD", "statement_digest": "00"}),
+        ("signing_key", {**GOOD_KEY, "algorithm": "RSA"}),
+        ("signing_key", {**GOOD_KEY, "algorithm": "ECDSA-P256"}),
+        ("signing_key", {**GOOD_KEY, "use": "any"}),
+        ("signing_key", {**GOOD_KEY, "spki": b64(SPKI + bytes(1))}),
+        ("signing_key", {**GOOD_KEY, "spki": b64(b"x" * 44)}),
+        ("signing_key", {**GOOD_KEY, "statement_digest": "00"}),
         ("challenge_batch", {"tree_size": 0, "root": "00" * 64}),
         ("challenge_batch", {"tree_size": True, "root": "00" * 64}),
         ("challenge_batch", {"tree_size": 1, "root": "00" * 63}),

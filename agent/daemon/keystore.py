@@ -1,0 +1,211 @@
+"""The named keys that exist: which names, which generations of them, until when. Knows no quotes and no tasks.
+
+A key is a name with one generation, or several while a rotation overlaps: the newest signs unless an older one is
+asked for by its number. What ended by its own lifetime, or by the end of its overlap, is forgotten: its private key
+leaves memory with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from agent.core.algorithm import SECP256K1, Algorithm
+from agent.core.errors import Conflict, UsageError
+from agent.core.statement import now_in_seconds
+from agent.daemon.keys import RENEW_AT, Attested
+from agent.daemon.privatekey import PrivateKey
+
+USES = ("bundle", "raw", "jws", "cose", "eat", "ssh")
+"""What a caller may make keys for."""
+MAX_GENERATIONS = 4
+"""Of one key that can be asked for at a time."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Generations that may exist: over all namespaces, and in one."""
+
+    total: int
+    each: int
+
+
+@dataclass(frozen=True)
+class NamedKey(Attested):
+    """One generation as it is now. ``ends`` is None where only the boot ends it; ``newest`` signs by default."""
+
+    namespace: str
+    name: str
+    generation: int
+    created: datetime
+    ends: datetime | None
+    newest: bool
+    private: PrivateKey
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return self.private.algorithm
+
+    @property
+    def use(self) -> str:
+        return self.statement.use
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature over ``data`` in its fixed form (agent.core.algorithm)."""
+        return self.private.sign(data)
+
+
+@dataclass(eq=False)
+class Generation:
+    """What changes of a generation: its evidence, and its end once it is an older one."""
+
+    number: int
+    private: PrivateKey
+    created: datetime
+    ends: datetime | None
+    attested: Attested
+    renewal: asyncio.Task[None] | None = None
+
+    def over(self, at: datetime) -> bool:
+        return self.ends is not None and at >= self.ends
+
+    def due(self) -> datetime:
+        """When the next thing happens to it: its end, or the renewal of its evidence."""
+        made = self.attested.statement
+        if self.ends and made.expires >= self.ends:
+            return self.ends
+        return made.created + (made.expires - made.created) * RENEW_AT
+
+
+@dataclass(eq=False)
+class Entry:
+    """A name in a namespace. ``lifetime`` is that of each generation."""
+
+    namespace: str
+    name: str
+    use: str
+    lifetime: timedelta | None
+    generations: list[Generation] = field(default_factory=list)
+
+    def shown(self, one: Generation) -> NamedKey:
+        made, newest = one.attested, one is self.generations[-1]
+        fixed = (self.namespace, self.name, one.number, one.created, one.ends, newest, one.private)
+        return NamedKey(made.attachments, made.evidence_at, made.provider, *fixed)
+
+
+class Store:
+    """All entries. ``now`` is the calendar's time: what ended is gone before anything is looked for."""
+
+    def __init__(self, limits: Limits, now: Callable[[], datetime]) -> None:
+        self._limits = limits
+        self._now = now
+        self._entries: dict[tuple[str, str], Entry] = {}
+
+    def all(self) -> Iterator[tuple[Entry, Generation]]:
+        """Each generation, newest last."""
+        self._forget()
+        return ((entry, one) for entry in tuple(self._entries.values()) for one in tuple(entry.generations))
+
+    def namespace(self, namespace: str) -> tuple[NamedKey, ...]:
+        """All generations in a namespace, by name and number."""
+        found = sorted(
+            (entry.name, one.number, entry.shown(one)) for entry, one in self.all() if entry.namespace == namespace
+        )
+        return tuple(key for _, _, key in found)
+
+    def entry(self, namespace: str, name: str) -> Entry:
+        """Raises UsageError (``usage.key``)."""
+        self._forget()
+        entry = self._entries.get((namespace, name))
+        if entry is None:
+            raise no_key(f"there is no key {name!a}")
+        return entry
+
+    def find(self, namespace: str, name: str, generation: int) -> NamedKey:
+        """The newest generation for 0, else that of this number. Raises UsageError (``usage.key``)."""
+        entry = self.entry(namespace, name)
+        for one in reversed(entry.generations):
+            if generation in (0, one.number):
+                return entry.shown(one)
+        raise no_key(f"{name} has no generation {generation}")
+
+    def same(self, key: NamedKey) -> tuple[Entry, Generation]:
+        """Where this private key is now. Raises UsageError (``usage.key``) when it has gone."""
+        entry = self.entry(key.namespace, key.name)
+        for one in entry.generations:
+            if one.private is key.private:
+                return entry, one
+        raise no_key(f"the key {key.name} was destroyed meanwhile")
+
+    def holds(self, one: Generation) -> bool:
+        """False once it ended or was destroyed."""
+        return any(one is held for _, held in self.all())
+
+    def require_free(self, namespace: str, name: str) -> None:
+        """Raises Conflict (``conflict.key``) when the name is taken."""
+        self._forget()
+        if (namespace, name) in self._entries:
+            raise Conflict(f"there is a key {name} already", hint="rotate or destroy it", code="conflict.key")
+
+    def require_place(self, namespace: str, making: list[str]) -> None:
+        """Raises Conflict (``conflict.limit``). ``making`` are the namespaces of keys under way."""
+        spaces = [entry.namespace for entry, _ in self.all()] + making
+        mine = spaces.count(namespace) >= self._limits.each
+        if mine or len(spaces) >= self._limits.total:
+            raise Conflict(
+                f"there are as many keys as may be{'' if mine else ', over all callers'}",
+                hint="destroy some; root decides: [daemon] keys_max, keys_each_max",
+                code="conflict.limit",
+            )
+
+    def add(self, entry: Entry, one: Generation, overlap: timedelta | None) -> NamedKey:
+        """A new entry's first generation, or the next: then the one before ends with ``overlap``.
+
+        Raises UsageError (``usage.key``) when the entry was destroyed meanwhile.
+        """
+        if overlap is not None:
+            if self._entries.get((entry.namespace, entry.name)) is not entry:
+                raise no_key(f"the key {entry.name} was destroyed meanwhile")
+            # Whole seconds, as a statement has them: the end is in the next one of its own.
+            before, until = entry.generations[-1], now_in_seconds(self._now() + overlap)
+            before.ends = min(until, before.ends) if before.ends else until
+        self._entries[entry.namespace, entry.name] = entry
+        entry.generations.append(one)
+        return entry.shown(one)
+
+    def remove(self, namespace: str, name: str) -> None:
+        """All generations. Raises UsageError (``usage.key``)."""
+        self.entry(namespace, name)
+        del self._entries[namespace, name]
+
+    def _forget(self) -> None:
+        at = self._now()
+        for key, entry in tuple(self._entries.items()):
+            entry.generations = [one for one in entry.generations if not one.over(at)]
+            if not entry.generations:
+                del self._entries[key]
+
+
+def require_name(name: str) -> str:
+    """``name``, if a key may have it. Raises UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError("a key's name is a-z, 0-9, dot, dash or underscore, at most 63, a letter or digit first")
+    return name
+
+
+def require_use(use: str, algorithm: str) -> str:
+    """``use``, if a key of this algorithm may have it. Raises UsageError."""
+    if use not in USES:
+        raise UsageError(f"use is not one of {', '.join(USES)}")
+    if use == "ssh" and algorithm == SECP256K1:
+        raise UsageError(f"ssh knows no {algorithm} keys")
+    return use
+
+
+def no_key(message: str) -> UsageError:
+    return UsageError(message, hint="GET /v1/keys lists those that there are", code="usage.key")

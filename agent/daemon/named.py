@@ -1,0 +1,223 @@
+"""Named keys: made for a caller's namespace, for one use, living in this process's memory for this boot at the most.
+
+Each has a statement and evidence. Both are renewed for the same private key before the statement ends, and at once
+where the calendar ran on while the machine slept. agent.daemon.keystore has the names, agent.daemon.turns the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+from agent.core import algorithm as algorithms
+from agent.core.algorithm import Algorithm
+from agent.core.errors import Conflict, DeadlineExceeded, TeeAgentError, UsageError
+from agent.core.statement import now_in_seconds
+from agent.daemon.keys import RETRY_MAX, RETRY_SECONDS, Attested, Attester, Log, Wanted
+from agent.daemon.keystore import (
+    MAX_GENERATIONS,
+    USES,
+    Entry,
+    Generation,
+    Limits,
+    NamedKey,
+    Store,
+    require_name,
+    require_use,
+)
+from agent.daemon.privatekey import PrivateKey
+from agent.daemon.threads import in_thread
+from agent.daemon.turns import Turns
+
+__all__ = ["USES", "Limits", "NamedKey", "NamedKeys"]
+
+WAIT_SECONDS = 60.0
+"""For a key's turn and its evidence."""
+LEAST_LIFETIME = timedelta(seconds=10)
+
+T = TypeVar("T")
+
+
+class NamedKeys:
+    """All named keys of this process; used from the event loop's thread only.
+
+    ``trouble`` is why evidence was not renewed, None while it is.
+    """
+
+    def __init__(self, attester: Attester, limits: Limits) -> None:
+        self._attester = attester
+        self._store = Store(limits, attester.now)
+        self._busy: set[tuple[str, str]] = set()
+        self._turns = Turns()
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.trouble: TeeAgentError | None = None
+
+    @property
+    def count(self) -> int:
+        """Generations that exist."""
+        return sum(1 for _ in self._store.all())
+
+    @property
+    def waiting(self) -> int:
+        """Keys that wait for evidence."""
+        return self._turns.waiting
+
+    async def create(
+        self, namespace: str, name: str, algorithm: str, use: str, lifetime: timedelta | None = None
+    ) -> NamedKey:
+        """A new key with evidence. ``lifetime`` is that of each generation; None: as long as this process.
+
+        Raises UsageError, FormatError (algorithm), Conflict (``conflict.key``: the name is taken; ``conflict.limit``),
+        ServerError (``server.budget``), DeadlineExceeded, and what keeps evidence from being made: then there is none.
+        """
+        kind = algorithms.find(algorithm)
+        entry = Entry(namespace, require_name(name), require_use(use, algorithm), lifetime)
+        if lifetime is not None and lifetime < LEAST_LIFETIME:
+            raise UsageError(f"a key lives {LEAST_LIFETIME.total_seconds():.0f} seconds at the least")
+        self._store.require_free(namespace, name)
+        return await self._added(entry, kind, None)
+
+    async def rotate(self, namespace: str, name: str, overlap: timedelta) -> NamedKey:
+        """A new generation, which signs from now on; the one before can be asked for until ``overlap`` ends.
+
+        Raises UsageError (``usage.key``), Conflict (``conflict.limit``: MAX_GENERATIONS overlap), and as create.
+        """
+        entry = self._store.entry(namespace, name)
+        if len(entry.generations) >= MAX_GENERATIONS:
+            raise Conflict(
+                f"{name} has {MAX_GENERATIONS} generations",
+                hint="wait until the overlap of the oldest ends",
+                code="conflict.limit",
+            )
+        return await self._added(entry, entry.generations[-1].private.algorithm, overlap)
+
+    def destroy(self, namespace: str, name: str) -> None:
+        """All generations, at once. Raises UsageError (``usage.key``)."""
+        self._store.remove(namespace, name)
+
+    def find(self, namespace: str, name: str, generation: int = 0) -> NamedKey:
+        """The newest generation, or that of this number, whatever its evidence. Raises UsageError (``usage.key``)."""
+        return self._store.find(namespace, name, generation)
+
+    async def current(self, key: NamedKey) -> NamedKey:
+        """The same private key with evidence in force, renewed first where it is not.
+
+        Raises UsageError (``usage.key``) when it has gone meanwhile, and as create.
+        """
+        entry, one = self._store.same(key)
+        if not one.attested.valid(self._attester.now()):
+            if one.renewal is None:
+                self._turns.require_room(entry.namespace)
+            await self._in_time(self._renewal(entry, one))
+            entry, one = self._store.same(key)
+        return entry.shown(one)
+
+    async def get(self, namespace: str, name: str, generation: int = 0) -> NamedKey:
+        """``find``, then ``current``."""
+        return await self.current(self.find(namespace, name, generation))
+
+    def list(self, namespace: str) -> tuple[NamedKey, ...]:
+        """All generations in a namespace, by name and number."""
+        return self._store.namespace(namespace)
+
+    async def run(self, log: Log) -> None:
+        """Renew what comes to its age, forget what ended: for ever."""
+        failures = 0
+        while True:
+            self._changed.clear()
+            try:
+                await self._renew_due()
+                self.trouble, failures = None, 0
+            except TeeAgentError as error:
+                if not failures:
+                    log("no new evidence for named keys", error)
+                self.trouble, failures = error, failures + 1
+            pause = min(RETRY_MAX, RETRY_SECONDS * 2 ** min(failures, 10)) if failures else self._pause()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+
+    async def _renew_due(self) -> None:
+        at = self._attester.now()
+        for entry, one in self._store.all():
+            if one.due() <= at or not one.attested.valid(at):
+                await self._in_time(self._renewal(entry, one))
+
+    def _pause(self) -> float | None:
+        """Seconds until something is due; None where nothing ever is."""
+        at = self._attester.now()
+        return min((max(0.0, (one.due() - at).total_seconds()) for _, one in self._store.all()), default=None)
+
+    async def _added(self, entry: Entry, kind: Algorithm, overlap: timedelta | None) -> NamedKey:
+        """One more generation in ``entry``, by a task that a caller who leaves does not end."""
+        key = (entry.namespace, entry.name)
+        if key in self._busy:
+            raise Conflict(f"{entry.name} is being made", hint="ask again", code="conflict.key")
+        self._store.require_place(entry.namespace, [namespace for namespace, _ in self._busy])
+        self._turns.require_room(entry.namespace)
+        self._busy.add(key)
+        return await self._in_time(self._task(self._add(entry, kind, overlap)))
+
+    async def _add(self, entry: Entry, kind: Algorithm, overlap: timedelta | None) -> NamedKey:
+        try:
+            one = await self._made(entry, kind)
+            made = self._store.add(entry, one, overlap)
+        finally:
+            self._busy.discard((entry.namespace, entry.name))
+        self._changed.set()
+        return made
+
+    async def _made(self, entry: Entry, kind: Algorithm) -> Generation:
+        private = PrivateKey(kind)
+        async with self._turns.turn(entry.namespace):
+            # From here, not from the request: a key should not lose life in the queue.
+            created = now_in_seconds(self._attester.now())
+            ends = created + entry.lifetime if entry.lifetime else None
+            attested = await self._attested(entry, private, ends)
+        number = entry.generations[-1].number + 1 if entry.generations else 1
+        return Generation(number, private, created, ends, attested)
+
+    def _renewal(self, entry: Entry, one: Generation) -> asyncio.Task[None]:
+        """The renewal under way, or a new one: however many wait for it, it takes one quote."""
+        if one.renewal is None:
+            one.renewal = self._task(self._renew(entry, one))
+        return one.renewal
+
+    async def _renew(self, entry: Entry, one: Generation) -> None:
+        try:
+            async with self._turns.turn(entry.namespace):
+                if self._store.holds(one):
+                    one.attested = await self._attested(entry, one.private, one.ends)
+        finally:
+            one.renewal = None
+        # Not after a failure: run would try again without a pause.
+        self._changed.set()
+
+    async def _attested(self, entry: Entry, private: PrivateKey, ends: datetime | None) -> Attested:
+        wanted = Wanted(private.algorithm.name, entry.use, private.spki, entry.namespace, ends)
+        return await in_thread(partial(self._attester.attest, wanted))
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        # Who asked may have left: then nobody else looks at the error.
+        if not task.cancelled():
+            task.exception()
+
+    async def _in_time(self, task: asyncio.Task[T]) -> T:
+        """Its outcome, for as long as one may wait; the work itself goes on. Raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the key's evidence did not come in time", hint="ask again") from error
