@@ -171,6 +171,8 @@ def write_config(folder: Path, simulator: Simulator, more: str = "", **daemon: A
         f"lock_file = {json.dumps(str(folder / 'quote.lock'))}",
         f"endorsements = {json.dumps(str(simulator.export))}",
         more,
+        # No test asks a genuine vendor's service.
+        *("[endorsements]", 'kds_url = "http://127.0.0.1:1"', 'pcs_url = "http://127.0.0.1:1"', "seconds = 1"),
         "[daemon]",
         *(f"{name} = {json.dumps(value)}" for name, value in section.items()),
     ]
