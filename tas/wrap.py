@@ -33,6 +33,8 @@ def load_key(data: bytes) -> rsa.RSAPublicKey:
             record="wrapping-key",
             code="format.key",
         )
+    if key.public_numbers().n % 2 == 0:  # nothing can be encrypted for it
+        raise FormatError("the wrapping key's modulus is even", record="wrapping-key", code="format.key")
     return key
 
 

@@ -10,7 +10,6 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.core import ports
@@ -18,7 +17,7 @@ from agent.core.canonical import printable
 from agent.core.config import Pin
 from agent.core.errors import TlsError, TransportError
 from agent.deadline import within
-from agent.transport.pins import spki_sha256
+from agent.transport.pins import UNREADABLE, spki_sha256
 
 MAX_CHAIN = 10
 MAX_NAME = 200
@@ -86,7 +85,7 @@ def read(chain: list[bytes]) -> Shown:
                 if _is_authority(one)
             ),
         )
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise TlsError(f"the server's certificate can't be read: {error}", code="transport.tls.pin") from error
 
 

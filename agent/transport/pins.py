@@ -13,6 +13,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agent.core.config import Pin
 from agent.core.errors import ConfigError, TlsError
 
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the cryptography package raises for certificates that it can't read; the last three are no ValueErrors."""
+
 
 def spki_sha256(certificate: x509.Certificate) -> bytes:
     """SHA-256 of the SubjectPublicKeyInfo DER (RFC 7469 section 2.4, without the base64)."""
@@ -26,7 +35,7 @@ def leaf_is_pinned(der: bytes | None, pins: Iterable[Pin]) -> bool:
         raise TlsError("the service showed no certificate", code="transport.tls.pin")
     try:
         digest = spki_sha256(x509.load_der_x509_certificate(der))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise TlsError(f"the service's certificate can't be read: {error}", code="transport.tls.pin") from error
     return digest in {pin.sha256 for pin in pins if pin.kind == "spki"}
 
@@ -36,7 +45,7 @@ def pinned_authorities(pem: bytes, pins: Iterable[Pin]) -> list[bytes]:
     wanted = {pin.sha256 for pin in pins if pin.kind == "ca"}
     try:
         found = [one for one in x509.load_pem_x509_certificates(pem) if spki_sha256(one) in wanted]
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"tas.ca_file: not PEM certificates: {error}") from error
     if not found:
         raise ConfigError("tas.ca_file: no certificate in it has a pinned key", code="config.value")
@@ -45,12 +54,20 @@ def pinned_authorities(pem: bytes, pins: Iterable[Pin]) -> list[bytes]:
 
 def check_times(chain: Sequence[bytes], at: datetime) -> None:
     """Every certificate of a verified chain (DER) is valid at ``at``, else TlsError."""
-    for certificate in map(x509.load_der_x509_certificate, chain):
-        if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
+    for start, end, name in map(_period, chain):
+        if not start <= at <= end:
             raise TlsError(
-                f"the certificate of {certificate.subject.rfc4514_string()[:200]!r} is valid from "
-                f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}, "
+                f"the certificate of {name[:200]!r} is valid from {start:%Y-%m-%d} to {end:%Y-%m-%d}, "
                 f"it is {at:%Y-%m-%d} here",
                 hint="renew the service's certificate, or set this machine's clock",
                 code="transport.tls.validity",
             )
+
+
+def _period(der: bytes) -> tuple[datetime, datetime, str]:
+    """First and last moment, and the subject's name."""
+    try:
+        found = x509.load_der_x509_certificate(der)
+        return found.not_valid_before_utc, found.not_valid_after_utc, found.subject.rfc4514_string()
+    except UNREADABLE as error:
+        raise TlsError(f"the service's certificate can't be read: {error}", code="transport.tls.pin") from error

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import io
 from dataclasses import asdict, fields
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any, cast
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from multidict import MultiDict
 
+from agent.admin import server
 from agent.boot import report
-from agent.core.model import Evidence, Tee
+from agent.core.model import Evidence, Secret, Tee
 from agent.daemon import body, cgroup, problem, remote, rpc
-from tas import request, web
+from agent.transport import pins
+from tas import request, web, wrap
 from tests.fuzz.contract import Broken, Target
-from tests.fuzz.samples import Samples, b64, compact
+from tests.fuzz.on_vendors import DER_WORDS
+from tests.fuzz.samples import AT, Samples, b64, compact
+from tests.unit.tdx import world
 
 _JSON_WORDS = (b'":"', b'":{', b'":[', b"null", b"true", b"-1", b"1e999", b"Infinity", b"NaN", b"\\ud800", b"\\u001b")
 
@@ -27,6 +34,20 @@ def get_secret(data: bytes) -> None:
     parsed = request.parse(found, tee, nonce)
     if not parsed.evidence or len(parsed.evidence) > request.MAX_EVIDENCE or not parsed.wrapping_key:
         raise Broken("a request without bounds")
+
+
+def wrapping_key(data: bytes) -> None:
+    """The client's key, as it is once the evidence was good: the secret is wrapped for it."""
+    wrapped = wrap.wrap(Secret(bytes(32)), wrap.load_key(data))
+    if not all(wrapped.values()):
+        raise Broken("something is missing")
+
+
+def server_certificate(data: bytes) -> None:
+    """What a TLS server shows: to be compared with pins, and to be shown to an admin."""
+    pins.leaf_is_pinned(data, [])
+    pins.check_times([data], AT)
+    server.read([data, data])
 
 
 _LOOP = asyncio.new_event_loop()
@@ -114,6 +135,20 @@ def _secret_seeds(s: Samples) -> list[bytes]:
     return [compact(asked), compact({**asked, "component-evidence": {}, "nonce": f'"{"5a" * 32}"'})]
 
 
+_PKCS1, _SPKI = PublicFormat.PKCS1, PublicFormat.SubjectPublicKeyInfo
+
+
+def _public(s: Samples, encoding: Encoding, form: PublicFormat) -> bytes:
+    return s.chips[0].hierarchy.ark.public_key().public_bytes(encoding, form)
+
+
+def _tls() -> bytes:
+    """A server's certificate, with names and addresses."""
+    names = [x509.DNSName("tas.example"), x509.IPAddress(ip_address("127.0.0.1"))]
+    extra: list[tuple[x509.ExtensionType, bool]] = [(x509.SubjectAlternativeName(names), False)]
+    return world.Cert("server", "server", authority=True, serial=1, extra=extra).der()
+
+
 def _frame(document: object) -> bytes:
     data = compact(document)
     return len(data).to_bytes(4, "big") + data
@@ -124,6 +159,21 @@ TARGETS = {
         get_secret,
         _secret_seeds,
         (*_JSON_WORDS, b"intel-tdx", b"amd-sev-snp", b"component-evidence", b"endorsements", b"certificates"),
+    ),
+    "tas.wrap": Target(
+        wrapping_key,
+        lambda s: [
+            _public(s, *form) for form in ((Encoding.DER, _PKCS1), (Encoding.DER, _SPKI), (Encoding.PEM, _SPKI))
+        ],
+        DER_WORDS,
+        most=1024,
+    ),
+    "transport.pins": Target(
+        server_certificate,
+        lambda s: [*s.certificates(s.domain, s.chips[0]), _tls()],
+        (*DER_WORDS, bytes.fromhex("0603551d11"), bytes.fromhex("8700"), b"\x82\x01a"),
+        ("roots/*.pem",),
+        4096,
     ),
     "daemon.frame": Target(
         frame, lambda s: [_frame({"method": "ping", "params": {}}), _frame({"result": {}})], _JSON_WORDS, most=2048

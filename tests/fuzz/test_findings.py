@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 
 import pytest
+from cryptography import x509
 
-from agent.core import config, der, x509
-from agent.core.errors import ConfigError, FirmwareBusy, FormatError, HeaderRefused, ServerError
+from agent.admin import server
+from agent.core import config, der
+from agent.core import x509 as form
+from agent.core.errors import ConfigError, FirmwareBusy, FormatError, HeaderRefused, ServerError, TlsError
 from agent.daemon import problem
 from agent.disk import metadata
+from agent.transport import pins
 from agent.verify import endorsements
 from snp.certs import PROFILE
+from tas import wrap
 from tests.fuzz.contract import Target, hold
+from tests.unit.tdx import world
 from tests.unit.tdx.world import tlv
 
 _HUGE = "0x" + "f" * 5000
@@ -32,7 +38,7 @@ def test_a_critical_extension_with_such_a_name_is_a_format_error() -> None:
     body = bytes.fromhex("a003020102") + tlv(2, b"\1") + algorithm + name + validity + name + name
     body = tlv(0x30, body + tlv(0xA3, tlv(0x30, extension)))
     with pytest.raises(FormatError, match=r"extension \? is critical"):
-        x509.Certificate.parse(tlv(0x30, body + algorithm + tlv(3, b"\0\0")), PROFILE)
+        form.Certificate.parse(tlv(0x30, body + algorithm + tlv(3, b"\0\0")), PROFILE)
 
 
 @pytest.mark.parametrize("number", ["Infinity", "1e999", "NaN", "-1", "1" * 400])
@@ -71,6 +77,39 @@ def test_pem_without_ends_costs_no_more_than_its_length() -> None:
     assert list(endorsements.sort(many[: endorsements.MAX_FILE], "file")) == []
     end = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     assert list(endorsements.sort(b"-----BEGIN CERTIFICATE-----\n" + end, "file")) == [("certificate", b"\0\0\0")]
+
+
+def test_a_wrapping_key_that_nothing_can_be_encrypted_for() -> None:
+    # Was a ValueError after the evidence was found good: the service answered 500.
+    key = tlv(0x30, tlv(2, b"\0" + b"\xf0" * 256) + tlv(2, b"\1\0\1"))
+    with pytest.raises(FormatError, match="even"):
+        wrap.load_key(key)
+
+
+@pytest.mark.parametrize("version", [1, 3, 200])
+def test_a_server_certificate_of_no_version(version: int) -> None:
+    # InvalidVersion is no ValueError: it left the transport, and early boot, untyped.
+    der = world.Cert("server", "server", authority=True, serial=1).der()
+    bad = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a0030201") + bytes([version]), 1)
+    for read in (
+        lambda: pins.leaf_is_pinned(bad, []),
+        lambda: pins.check_times([bad], world.NOW),
+        lambda: server.read([bad]),
+    ):
+        with pytest.raises(TlsError, match="can't be read"):
+            read()
+
+
+def test_a_server_certificate_with_an_extension_twice_or_a_strange_name() -> None:
+    # DuplicateExtension and UnsupportedGeneralNameType are no ValueErrors either.
+    made = world.Cert("server", "server", authority=True, serial=1)
+    made.extra = [(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), tlv(0x30, tlv(0xA3, b""))), False)]
+    with pytest.raises(TlsError, match="can't be read"):
+        server.read([made.der()])
+    made.extra = [(x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.{arc}"), b""), False) for arc in (4, 5)]
+    twice = made.der().replace(bytes.fromhex("2a0305"), bytes.fromhex("2a0304"))
+    with pytest.raises(TlsError, match="can't be read"):
+        server.read([twice])
 
 
 def test_luks_metadata_of_megabytes_is_refused_before_it_is_parsed() -> None:
