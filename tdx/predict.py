@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from agent.core.canonical import shown
 from agent.core.errors import Conflict
 from tdx import event as events_of
 from tdx.event import Event
@@ -183,4 +184,6 @@ def _require_lasting(event: Event, running: Parts, coming: Parts) -> None:
     if text.startswith(_GRUB) and other:
         raise unpredictable("GRUB measures its commands, which name kernel and command line")
     if text.startswith(("/", "(")) and any(word in text for word in ("vmlinuz", "initrd", "initramfs")):
-        raise unpredictable(f"event {event.number} measured {text}, which is not the file given as the running one")
+        raise unpredictable(
+            f"event {event.number} measured {shown(text)}, which is not the file given as the running one"
+        )
