@@ -46,7 +46,7 @@ class Scenario:
     released: bool | None = None
     judged: bool = True
     verifies_bundle: bool = False
-    seconds: float = 420.0
+    seconds: float = 600.0
 
 
 BOOTED = {"root.mapped": "root", "root.kind": "CRYPT", "root.on": ["root-disk"], "login.getty": "active"}
