@@ -59,9 +59,12 @@ def test_the_contract_can_be_broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_mark_rises() -> None:
-    script = "from tests.fuzz.contract import peak; low = peak(); _ = b'1' * (100 << 20); print(peak() - low >> 20)"
+    # The kernel hands the mark on from parent to child, so the child goes above whatever it was born with.
+    script = (
+        "from tests.fuzz.contract import peak; low = peak(); _ = b'1' * (low + (9 << 20)); print(peak() - low >> 20)"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(done.stdout) >= 95
+    assert int(done.stdout) >= 9
 
 
 def test_a_cover_is_greedy_and_small() -> None:
