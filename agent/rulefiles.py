@@ -17,6 +17,7 @@ from agent.core.accessparse import Accounts
 from agent.core.config import Config
 from agent.core.errors import ConfigError
 from agent.daemon import privileges
+from agent.daemon.privileges import User
 
 FOLDER = "policy.d"
 MAX_FILES = 100
@@ -78,6 +79,19 @@ def _text(path: Path, name: str, folder: int) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid UTF-8 at byte {error.start}", code="config.syntax") from error
+
+
+def require_readable(folder: Path, user: User) -> None:
+    """The signer reads the files as ``user``, without supplementary groups. Raises ConfigError."""
+    if not folder.is_dir():
+        return
+    for path, needed in ((folder, 5), *((Path(name), 4) for name in read(folder))):
+        seen = path.stat()
+        given = seen.st_mode | (seen.st_mode >> 3 if seen.st_gid == user.gid else 0)
+        if given & needed != needed:
+            raise ConfigError(
+                f"{path}: the signer's user can't read it", hint=f"chmod a+rX {path}", code="config.unreadable"
+            )
 
 
 def _require_roots(path: Path, seen: os.stat_result) -> None:

@@ -9,12 +9,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent import session
+from agent import rulefiles, session
 from agent.admin import image, volumes
 from agent.core import crypttab, ports
 from agent.core.config import Config, TasConfig, VolumeConfig
 from agent.core.errors import ConfigError, PermissionMissing, TeeAgentError, TlsError, TransportError
 from agent.core.health import Finding, State
+from agent.daemon import privileges
 from agent.daemon.names import QUOTER, socket_path
 from agent.daemon.remote import RemoteQuoter
 from agent.deadline import Deadline
@@ -32,6 +33,7 @@ def findings(config: Config) -> Iterator[Finding]:
     """Everything there is to say about ``config``, in the order of the screen."""
     yield from files(config)
     yield from values(config)
+    yield from access(config)
     yield service(config, Deadline(SERVICE_SECONDS, "attestation service"))
     table = volumes.entries()
     for one in config.volumes:
@@ -81,6 +83,25 @@ def values(config: Config) -> Iterator[Finding]:
         if one.fallback == "prompt" and one.volume_key is None:
             text = "a typed passphrase may open any volume that is put in its place: volume_key pins none"
             yield Finding(f"volume {one.name}", "note", text, f"tee-agent setup --volume {one.name}=DEVICE pins it")
+
+
+def access(config: Config) -> Iterator[Finding]:
+    """The rules of policy.d: valid, root's, and to be read by the signer's user."""
+    folder = rulefiles.folder_of(config)
+    try:
+        rules = rulefiles.load(config)
+        if rules.rules:
+            rulefiles.require_readable(folder, privileges.find_user(config.daemon.signer_user, "signer_user"))
+    except ConfigError as error:
+        yield Finding("access policy", "PROBLEM", error.message, error.hint)
+        return
+    for note in rules.notes:
+        yield Finding("access policy", "note", note)
+    if rules.rules:
+        yield Finding("access policy", "ok", f"{folder}: {len(rules.rules)} rules, and nobody else but root")
+    else:
+        text = f"no rules in {folder}: [daemon] allow_users and allow_groups decide"
+        yield Finding("access policy", "ok", text)
 
 
 def service(config: Config, deadline: ports.Deadline) -> Finding:

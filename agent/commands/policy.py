@@ -1,4 +1,7 @@
-"""`tee-agent policy draft | predict | tighten`: the policy under which a service gives this machine its secret."""
+"""`tee-agent policy draft | predict | tighten`: the policy under which a service gives this machine its secret.
+
+`tee-agent policy explain` is about the other policy, the agent's own: who may do what with its keys.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import settings
-from agent.admin import files, inputs, policies
+from agent.admin import explain, files, inputs, policies
 from agent.admin.predict import Outlook
 from agent.core.config import Config
 from agent.core.draft import UP_TO_DATE
@@ -30,6 +33,7 @@ _EXAMPLE = """examples:
   tee-agent policy predict --ovmf OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img \\
       --append "root=/dev/vda1 ro" --vcpus 4 --vcpu-type EPYC-v4
   tee-agent policy tighten web-1.json
+  tee-agent policy explain --unit web.service --user www-data sign --use jws
 """
 _ACCEPTABLE = TCB_ORDER[2:]
 """The other two no service accepts."""
@@ -39,7 +43,7 @@ _OUTPUT = "default: standard output"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.epilog = _EXAMPLE
-    actions = parser.add_subparsers(dest="action", metavar="draft | predict | tighten", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="draft | predict | tighten | explain", required=True)
     drafting = actions.add_parser("draft", help="a policy that accepts what is running here, and what boots next")
     _add_draft(drafting)
     predicting = actions.add_parser("predict", help="what the next boot will measure")
@@ -49,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         inputs.add_boot(action)
     tightening = actions.add_parser("tighten", help="cut a policy down to what is running here, after a good boot")
     tightening.add_argument("policy", type=Path, metavar="FILE", help="the policy")
+    explain.configure(actions.add_parser("explain", help=explain.HELP))
     for action in (predicting, tightening):
         action.add_argument("-o", "--output", type=Path, metavar="FILE", help="the policy goes here (default: FILE)")
 
@@ -69,6 +74,8 @@ def _add_draft(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 0; what fails is raised, and nothing is written then."""
     config = _config(args.config)
+    if args.action == "explain":
+        return explain.run(args, config)
     if args.action == "tighten":
         return _tighten(args, config)
     config = policies.described(config, args)

@@ -196,8 +196,9 @@ class _Parser:
 
     def _values(self, value: Any, at: At, check: Callable[[Any, At], str]) -> tuple[str, ...]:
         """One string, or an array of different ones."""
-        given = [value] if isinstance(value, str) else value
-        return checks.several(check, least=1, most=_MAX_VALUES)(given, at)
+        if isinstance(value, str):
+            return (check(value, at),)
+        return checks.several(check, least=1, most=_MAX_VALUES)(value, at)
 
 
 def _family(word: str, operation: str) -> bool:

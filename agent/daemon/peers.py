@@ -29,6 +29,7 @@ SO_PEERPIDFD = 77
 MAX_GROUPS = 256
 """Supplementary groups that are read; of a peer with more, none counts."""
 _CGROUP_BYTES = 8192
+_MAX_PID = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,30 @@ def identify(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
         peer.close()
         raise _exited()
     return peer
+
+
+def of_process(pid: int, proc: Path) -> Caller:
+    """A process as it would be seen if it connected now. Raises Denied when there is none."""
+    if not 0 < pid < _MAX_PID:
+        raise Denied(f"{pid} is no process", code="denied.peer")
+    with Peer(Caller(pid, -1, -1, (), ""), pidfd_by_start_time(pid, proc)) as held:
+        words = _status(proc / str(pid) / "status")
+        groups = tuple(map(int, words["Groups"]))
+        kept = groups if len(groups) <= MAX_GROUPS else None
+        caller = _caller(pid, int(words["Uid"][1]), int(words["Gid"][1]), kept, proc)
+        if not held.alive():
+            raise _exited()
+        return caller
+
+
+def _status(path: Path) -> dict[str, list[str]]:
+    """Fields of proc(5) status; of Uid and Gid the second number is the effective one."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise _exited() from error
+    rows = (line.partition(":") for line in text.splitlines())
+    return {name: value.split() for name, _, value in rows if name in ("Uid", "Gid", "Groups")}
 
 
 def _exited() -> Denied:

@@ -36,6 +36,7 @@ class Supervisor:
         self._notifier = Notifier(supervised=False)
         self._stop = asyncio.Event()
         self._children: list[Child] = []
+        self._reload_due = False
         # The roles hold the reading end; the writing end closes with this process, whatever ends it.
         self._lifeline, self._held = os.pipe()
 
@@ -44,6 +45,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             for names in ((QUOTER,), (FETCHER, SIGNER)):
                 if not self._over():
@@ -72,6 +74,14 @@ class Supervisor:
         if children[-1].name == SIGNER and not self._over():
             self._notifier.ready(f"serves {socket_path(self._config.daemon.runtime_dir, SIGNER)}")
 
+    def _reload(self) -> None:
+        """The access policy is the signer's to read; one that is not up yet is told when it is."""
+        signers = [child for child in self._children if child.name == SIGNER and child.ready.is_set()]
+        self._reload_due = not signers
+        for child in signers:
+            if not child.ended.is_set():
+                child.signal(signal.SIGHUP)
+
     async def _until_end(self) -> None:
         await self._first(asyncio.Event())
 
@@ -97,6 +107,8 @@ class Supervisor:
     def _told(self, child: Child, line: str) -> None:
         if line == "READY=1":
             child.ready.set()
+            if self._reload_due:
+                self._reload()
         elif line == "WATCHDOG=1":
             self._heard(child)
         elif line.startswith("STATUS=") and child.ready.is_set():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import rulefiles
 from agent.commands import endorsements
 from agent.core.config import DaemonConfig, EvidenceConfig
 from agent.core.errors import ConfigError, Denied, PlatformError
@@ -197,6 +198,15 @@ def test_folders_are_made_and_root_s() -> None:
     assert owners.pop(EvidenceConfig().endorsements) == ["0755", fetcher_user, fetcher_user]
     assert set(map(tuple, owners.values())) == {("0755", "root", "root")}
     assert {DaemonConfig().runtime_dir, EvidenceConfig().endorsements, DEFAULT_PATH.parent} <= made
+    assert DEFAULT_PATH.parent / rulefiles.FOLDER in made
+
+
+def test_the_signer_takes_a_new_access_policy_and_can_t_write_one() -> None:
+    unit = read(ROLES[names.SIGNER])
+    assert unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert unit["ReadOnlyPaths"] == [str(DEFAULT_PATH.parent)]
+    assert unit["ProtectSystem"] == ["strict"]
+    assert "ReadWritePaths" not in unit
 
 
 def test_the_vendor_is_asked_by_the_fetcher_s_user_and_only_if_the_configuration_says_so() -> None:
