@@ -92,6 +92,16 @@ def parse_chain(body: bytes) -> tuple[bytes, bytes]:
     return issuer, root
 
 
+def chain_pem(issuer: bytes, root: bytes) -> bytes:
+    """A cert_chain with these two (DER) and nothing else, for keeping."""
+    blocks = []
+    for der in (issuer, root):
+        text = base64.b64encode(der)
+        lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+        blocks.append(b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""]))
+    return b"".join(blocks)
+
+
 def _segment(kind: str) -> str:
     if kind not in KINDS:
         raise FormatError(f"the service has nothing for a signing key of kind {kind}", record="report", offset=0x48)

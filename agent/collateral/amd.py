@@ -54,7 +54,9 @@ class Amd:
             issuer, root = authorities(pem, kind, product, keeper.anchors, keeper.at)
             return Life(max(issuer.not_before, root.not_before), min(issuer.not_after, root.not_after))
 
-        return keeper.keep(name, check, self._ask(kds.chain_path(kind, product)), lasting=True)
+        ask = self._ask(kds.chain_path(kind, product))
+        # What stands around the certificates is signed by nobody: it is not kept.
+        return keeper.keep(name, check, lambda: kds.chain_pem(*kds.parse_chain(ask())), lasting=True)
 
     def _crl(self, name: str, product: Product, kind: str, chain_pem: bytes) -> None:
         _, root = authorities(chain_pem, kind, product, self._keeper.anchors, self._keeper.at)

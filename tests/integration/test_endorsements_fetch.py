@@ -19,10 +19,12 @@ from agent.deadline import Deadline
 from agent.verify.endorsements import load_folder
 from agent.verify.evidence import verify_vendor
 from agent.verify.shelf import Shelf
+from sim import pki_intel
 from sim.export import Machine
 from sim.psp import GuestOptions, HostTable
 from sim.qe import DomainOptions, QuotingEnclave
 from snp.words import Product
+from tdx import pcs
 from tests.support.clock import FakeClock
 from tests.support.simulator import anchor, machine
 from tests.support.vendor import Reply, Vendor, running_vendor
@@ -199,12 +201,17 @@ def test_the_wrong_chip_s_certificate_is_not_stored(vendor: Vendor, pki_state: P
     assert "chip" not in "".join(files(desk.folder))
 
 
-def test_another_family_s_tcb_info_is_not_stored(vendor: Vendor, pki_state: Path, tmp_path: Path) -> None:
+def test_another_family_s_tcb_info_is_not_stored(
+    vendor: Vendor, pki_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk = made("tdx", vendor, pki_state, tmp_path)
-    blob = bytearray(desk.machine.report(bytes(64), 0).outblob)
-    path = next(path for path in vendor.replies if "fmspc" in path)
-    vendor.replies[path.replace("53494D", "53494E")] = vendor.replies.pop(path)
-    assert desk.fetch(bytes(blob))["tcb_info.json"].code == "protocol.not-found"
+    info = desk.machine.tcb_info if isinstance(desk.machine, QuotingEnclave) else b""
+    vendor.change("fmspc", Reply(info.replace(b"53494D", b"53494E")))
+    assert desk.fetch()["tcb_info.json"].code == "verify.signature"
+    monkeypatch.setattr(pki_intel, "FMSPC", b"other!")
+    serve(vendor, machine("tdx", pki_state))
+    vendor.change("fmspc", vendor.replies[pcs.tcb_info_path(b"other!")])
+    assert desk.fetch()["tcb_info.json"].code == "verify.tcb.platform"
 
 
 @pytest.mark.parametrize("product", list(Product))
@@ -235,6 +242,14 @@ def test_a_vlek_comes_from_the_provider(vendor: Vendor, pki_state: Path, tmp_pat
     made_ = desk.machine.report(bytes(64), 0)
     held = load_folder(desk.folder).merged(Endorsements((desk.machine.certificates()["vlek"],)))
     verify_vendor(made_.outblob, held, at=desk.now(), anchors=[anchor(desk.machine.root)])
+
+
+def test_what_nobody_signed_is_not_kept(vendor: Vendor, pki_state: Path, tmp_path: Path) -> None:
+    desk = made("snp", vendor, pki_state, tmp_path)
+    path = next(path for path in vendor.replies if "cert_chain" in path)
+    vendor.replies[path] = Reply(b"buy our honey\n" + vendor.replies[path].body + b"thank you\n")
+    assert desk.actions() == {"fetched"}
+    assert b"honey" not in b"".join(files(desk.folder).values())
 
 
 def test_what_the_host_gave_need_not_be_asked_for(vendor: Vendor, pki_state: Path, tmp_path: Path) -> None:
@@ -271,26 +286,13 @@ def test_renewal_needs_no_evidence(desk: Desk) -> None:
     )
 
 
-def test_prune_removes_what_is_no_longer_used_and_only_that(desk: Desk) -> None:
-    desk.fetch()
-    own = desk.folder / "our-own.pem"
-    own.write_text("an admin's")
-    cache = Cache(desk.folder)
-    assert cache.prune(timedelta(days=90), desk.now()) == ()
-    removed = cache.prune(timedelta(days=90), desk.now() + timedelta(days=91))
-    assert set(removed) == set(cache.names()) | set(removed)
-    assert list(cache.names()) == []
-    assert sorted(path.name for path in desk.folder.iterdir() if not path.name.startswith(".")) == [own.name]
-
-
 def test_a_full_folder_takes_nothing_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.collateral.cache.MAX_FILES", 2)
     assert "prune" not in desk.actions()
     assert len(list(Cache(desk.folder).names())) == 2
 
 
-def test_a_folder_that_is_a_file_is_said(vendor: Vendor, pki_state: Path, tmp_path: Path) -> None:
-    desk = made("tdx", vendor, pki_state, tmp_path)
+def test_a_folder_that_is_a_file_is_said(desk: Desk) -> None:
     desk.folder.write_text("no folder")
     with pytest.raises(UsageError):
         desk.fetch()

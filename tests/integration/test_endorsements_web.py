@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -166,8 +168,9 @@ def test_redirects_are_not_followed(client: Client, to: str) -> None:
     assert client.vendor.requests == ["/thing"]
 
 
-def test_a_stall_ends_at_the_deadline(vendor: Vendor, tmp_path: Path) -> None:
-    vendor.fault("/thing", "stall", count=10)
+@pytest.mark.parametrize("kind", ["stall", "drip"])
+def test_no_answer_outlasts_the_deadline(kind: str, vendor: Vendor, tmp_path: Path) -> None:
+    vendor.fault("/thing", kind, count=10)
     web = Web(Gate(tmp_path / "times", lambda: AT), lambda: AT, authorities=vendor.authority)
     with pytest.raises(TransportError):
         web.get(vendor.url + "/thing", max_bytes=100, deadline=Deadline(0.3, "test"))
@@ -223,3 +226,51 @@ def test_a_proxy_that_is_away_is_said(vendor: Vendor, tmp_path: Path) -> None:
         web.get(vendor.url + "/thing", max_bytes=100, deadline=Deadline(20, "test", FakeClock()))
     assert caught.value.code == "transport.proxy"
     assert vendor.requests == []
+
+
+def test_a_proxy_is_a_tunnel(client: Client) -> None:
+    """What is asked and answered stays between us and the service: the proxy sees its name."""
+    with running_proxy() as (proxy, seen):
+        web = Web(Gate(client.file, client.now), client.now, proxy=proxy, authorities=client.vendor.authority)
+        deadline = Deadline(20, "test", client.clock)
+        assert web.get(client.vendor.url + "/thing", max_bytes=100, deadline=deadline).body == b"what was asked for"
+    host = client.vendor.url.partition("//")[2]
+    assert seen[0].split()[:2] == [b"CONNECT", host.encode()]
+    assert not [line for line in seen if b"/thing" in line]
+
+
+@contextmanager
+def running_proxy() -> Iterator[tuple[str, list[bytes]]]:
+    """An http proxy for one connection; the lines that it was sent."""
+    seen: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=tunnel, args=(listener, seen))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", seen
+    finally:
+        listener.close()
+        thread.join()
+
+
+def tunnel(listener: socket.socket, seen: list[bytes]) -> None:
+    near, _ = listener.accept()
+    with near, near.makefile("rb", buffering=0) as lines:
+        while (line := lines.readline()).strip():
+            seen.append(line)
+        host, _, port = seen[0].split()[1].decode().rpartition(":")
+        with socket.create_connection((host, int(port))) as far:
+            near.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=pump, args=(far, near))
+            back.start()
+            pump(near, far)
+            back.join()
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(4096):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass

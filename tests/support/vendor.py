@@ -45,6 +45,8 @@ class Reply:
     """Of the body as announced; another one than the true one cuts the answer."""
     stall: bool = False
     """Nothing comes until the server ends."""
+    drip: bool = False
+    """A header that never ends, some bytes at a time."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Vendor:
             )
 
     def fault(self, part: str, kind: str, *, count: int = 1, **words: str) -> None:
-        """Put one in line: busy (retry_after), redirect (to), oversize, cut, stall, gone, garbage, compressed."""
+        """Put one in line: busy (retry_after), redirect (to), oversize, cut, stall, drip, gone, broken, garbage, compressed."""
         self.faults += [(part, _FAULTS[kind](**words))] * count
 
     def reply(self, path: str) -> Reply:
@@ -117,6 +119,7 @@ _FAULTS: dict[str, Callable[..., Reply]] = {
     "oversize": lambda: Reply(b"0" * ((1 << 20) + 1)),
     "cut": lambda: Reply(b"half", length=4096),
     "stall": lambda: Reply(stall=True),
+    "drip": lambda: Reply(drip=True),
     "gone": lambda: Reply(b"", 404),
     "broken": lambda: Reply(b"", 500),
     "garbage": lambda: Reply(b"<html>welcome to the hotel's network</html>"),
@@ -169,6 +172,11 @@ def _handler(vendor: Vendor) -> type[BaseHTTPRequestHandler]:
             reply = vendor.reply(self.path)
             if reply.stall:
                 vendor.ending.wait()
+                return
+            if reply.drip:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                while not vendor.ending.wait(0.02):
+                    self.wfile.write(b"drip")
                 return
             self.send_response(reply.status)
             self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))

@@ -93,6 +93,7 @@ def test_a_hidden_chip_and_a_report_that_nobody_signed() -> None:
 def test_a_chain_is_two_certificates() -> None:
     assert kds.parse_chain(pem(b"issuer", b"root")) == (b"issuer", b"root")
     assert kds.parse_chain(pem(b"issuer", b"root").replace(b"\n", b"\r\n")) == (b"issuer", b"root")
+    assert kds.chain_pem(b"issuer" * 30, b"root") == pem(b"issuer" * 30, b"root")
     key = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
     for body in (b"", pem(b"one"), pem(b"1", b"2", b"3"), pem(b"1", b"2") + key, b"<html>", pem(b"1", b"2")[:-3]):
         with pytest.raises(FormatError):
