@@ -164,7 +164,9 @@ def test_policy_from_standard_input(tas: Tas, policy: Path, monkeypatch: pytest.
 def test_signature_is_not_passed_over_in_silence(tas: Tas, policy: Path) -> None:
     document = {**json.loads(policy.read_text()), "signature": {"value": "eA=="}}
     policy.write_text(json.dumps(document))
-    assert any("is signed, and nobody checked it" in text for text in tas.json("policy", "put", str(policy))["warnings"])
+    assert any(
+        "is signed, and nobody checked it" in text for text in tas.json("policy", "put", str(policy))["warnings"]
+    )
 
 
 def without(document: dict[str, Any], name: str) -> dict[str, Any]:
