@@ -15,12 +15,13 @@ from agent.core.errors import ConfigError, TlsError
 
 UNREADABLE = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What the cryptography package raises for certificates that it can't read; the last three are no ValueErrors."""
+"""What the cryptography package raises for certificates that it can't read: TypeError for a name's odd kind of string."""
 
 
 def spki_sha256(certificate: x509.Certificate) -> bytes:

@@ -100,6 +100,16 @@ def test_a_server_certificate_of_no_version(version: int) -> None:
             read()
 
 
+def test_a_server_certificate_whose_name_is_bits() -> None:
+    # A TypeError of the cryptography package's.
+    der = world.Cert("server", "server", authority=True, serial=1).der()
+    bad = der.replace(tlv(0x0C, b"server"), tlv(0x03, b"\0erver"))
+    assert bad != der
+    for read in (lambda: pins.check_times([bad], world.NOW), lambda: server.read([bad])):
+        with pytest.raises(TlsError, match="can't be read"):
+            read()
+
+
 def test_a_server_certificate_with_an_extension_twice_or_a_strange_name() -> None:
     # DuplicateExtension and UnsupportedGeneralNameType are no ValueErrors either.
     made = world.Cert("server", "server", authority=True, serial=1)
