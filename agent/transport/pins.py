@@ -21,7 +21,7 @@ UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What the cryptography package raises for certificates that it can't read: TypeError for a name's odd kind of string."""
+"""What the cryptography package raises for certificates that it can't read (TypeError: a name that is no text)."""
 
 
 def spki_sha256(certificate: x509.Certificate) -> bytes:
