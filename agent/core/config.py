@@ -113,6 +113,8 @@ class DaemonConfig:
     audience: str = ""
     key_lifetime_seconds: int = 86_400
     challenge_batch_max: int = 4096
+    keys_max: int = 256
+    keys_each_max: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,8 @@ DAEMON = {
     "audience": Key(checks.text(256), "whom this machine's evidence is for"),
     "key_lifetime_seconds": Key(checks.integer(60, 86_400), "of a signing key"),
     "challenge_batch_max": Key(checks.integer(1, 65_536), "challenges that share one piece of evidence"),
+    "keys_max": Key(checks.integer(0, 4096), "named keys of all callers together, rotated ones included"),
+    "keys_each_max": Key(checks.integer(0, 4096), "named keys in one namespace"),
 }
 MEASURED = {name: Key(check, text) for name, (check, text) in MEASURED_ROWS.items()}
 SECTIONS: Mapping[str, Mapping[str, Key]] = {

@@ -96,6 +96,10 @@ class Batcher:
 
     async def answer(self, challenge: Challenge, uid: int) -> bytes:
         """The bundle. Raises ServerError over budget, DeadlineExceeded, and what kept the quote from being made."""
+        return (await self.answered(challenge, uid))[0]
+
+    async def answered(self, challenge: Challenge, uid: int) -> tuple[bytes, str]:
+        """The same with the id (SHA-256 of its SubjectPublicKeyInfo, hex) of the key that signed."""
         if self._waiting[uid] >= self._each or self.waiting >= self._all:
             raise ServerError("too many challenges wait", retry_after=self._backlog_seconds(), code="server.budget")
         done: asyncio.Future[tuple[Quoted, int]] = asyncio.get_running_loop().create_future()
@@ -112,7 +116,7 @@ class Batcher:
             self._waiting[uid] -= 1
             if not self._waiting[uid]:
                 del self._waiting[uid]
-        return _bundle(item, batch, index)
+        return _bundle(item, batch, index), batch.attachments.key_sha256.hex()
 
     def _backlog_seconds(self) -> float:
         return max(1.0, (self.waiting / self._most + 1) * self.quote_seconds)

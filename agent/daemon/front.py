@@ -12,14 +12,15 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import BaseRequest, Response, Server
 from aiohttp.web_protocol import RequestHandler
 
 from agent.core.errors import Denied
-from agent.daemon.api import Dispatch
-from agent.daemon.peers import Allowed, Peer, identify
+from agent.daemon.dispatch import Dispatch
+from agent.daemon.peers import Caller, Peer, identify
 
 MAX_CONNECTIONS, MAX_EACH, MAX_DENIED = 512, 192, 32
 """At the most: permitted ones, those of one user, and all that are not permitted together."""
@@ -28,6 +29,13 @@ FIRST_SECONDS = 10.0
 IDLE_SECONDS = 75
 HEAD_BYTES, HEADERS = 8190, 64
 DRAIN_SECONDS = 10.0
+
+
+class Permits(Protocol):
+    """Says whether there may be anything for a caller here: agent.daemon.guard.Guard, or a list of users."""
+
+    def permits(self, caller: Caller) -> bool: ...
+
 
 Closed = Callable[["Connection"], None]
 
@@ -90,7 +98,7 @@ class Connection(Server):
 class Front:
     """The accept loop over one listening socket."""
 
-    def __init__(self, allowed: Allowed) -> None:
+    def __init__(self, allowed: Permits) -> None:
         self._allowed = allowed
         self._open: set[Connection] = set()
         self._by_uid: Counter[int] = Counter()

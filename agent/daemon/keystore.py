@@ -111,12 +111,10 @@ class Store:
         self._forget()
         return ((entry, one) for entry in tuple(self._entries.values()) for one in tuple(entry.generations))
 
-    def namespace(self, namespace: str) -> tuple[NamedKey, ...]:
-        """All generations in a namespace, by name and number."""
-        found = sorted(
-            (entry.name, one.number, entry.shown(one)) for entry, one in self.all() if entry.namespace == namespace
-        )
-        return tuple(key for _, _, key in found)
+    def shown(self) -> tuple[NamedKey, ...]:
+        """The same as they are now, by namespace, name and number."""
+        found = (entry.shown(one) for entry, one in self.all())
+        return tuple(sorted(found, key=lambda key: (key.namespace, key.name, key.generation)))
 
     def entry(self, namespace: str, name: str) -> Entry:
         """Raises UsageError (``usage.key``)."""

@@ -121,9 +121,13 @@ class NamedKeys:
         """``find``, then ``current``."""
         return await self.current(self.find(namespace, name, generation))
 
+    def all(self) -> tuple[NamedKey, ...]:
+        """All generations of all namespaces."""
+        return self._store.shown()
+
     def list(self, namespace: str) -> tuple[NamedKey, ...]:
         """All generations in a namespace, by name and number."""
-        return self._store.namespace(namespace)
+        return tuple(key for key in self._store.shown() if key.namespace == namespace)
 
     async def run(self, log: Log) -> None:
         """Renew what comes to its age, forget what ended: for ever."""

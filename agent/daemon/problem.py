@@ -13,6 +13,8 @@ MEDIA_TYPE = "application/problem+json"
 STATUS = {
     "usage": 400,
     "usage.path": 404,
+    "usage.key": 404,
+    "usage.key-use": 409,
     "usage.method": 405,
     "usage.timeout": 408,
     "format": 400,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,8 @@ from agent.core.canonical import b64, rfc3339
 from agent.core.errors import TeeAgentError
 from agent.daemon import problem, rpc
 from agent.daemon.batch import Batcher
-from agent.daemon.keys import AttestedKey, KeyRing
+from agent.daemon.keys import Attested, KeyRing
+from agent.daemon.named import NamedKey, NamedKeys
 from agent.daemon.names import FETCHER, QUOTER, SIGNER, socket_path
 from agent.daemon.state import State, state_from
 from agent.deadline import Deadline
@@ -31,7 +32,7 @@ def service_state(folder: Path) -> State:
     return state_from(answer)
 
 
-def describe_key(key: AttestedKey) -> dict[str, Any]:
+def describe_key(key: Attested) -> dict[str, Any]:
     """A public key as GET /v1/keys shows it. ``id`` is the SHA-256 of the SubjectPublicKeyInfo, as hex."""
     return {
         "id": key.attachments.key_sha256.hex(),
@@ -48,21 +49,37 @@ def describe_key(key: AttestedKey) -> dict[str, Any]:
     }
 
 
+def describe_named(key: NamedKey) -> dict[str, Any]:
+    """The same of a named key's generation."""
+    return {
+        "namespace": key.namespace,
+        "name": key.name,
+        "generation": key.generation,
+        "newest": key.newest,
+        "created": rfc3339(key.created),
+        "ends": rfc3339(key.ends) if key.ends else None,
+        **describe_key(key),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Gathers the status; ``connections`` counts open ones, ``notes`` are things an admin should mend."""
+    """Gathers the status; ``connections`` counts open ones, ``notes`` tells what an admin should mend."""
 
     folder: Path
     ring: KeyRing
     batcher: Batcher
+    named: NamedKeys
     connections: Callable[[], int]
-    notes: tuple[str, ...]
+    notes: Callable[[], Iterable[str]]
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "status"))
     """Its own: a process that does not answer must not keep quotes waiting."""
 
     async def status(self) -> dict[str, Any]:
         """Asks the other processes too, ASK_SECONDS each at the most."""
-        return await asyncio.get_running_loop().run_in_executor(self.threads, self._status)
+        named = {"generations": self.named.count, "waiting": self.named.waiting, "trouble": _told(self.named.trouble)}
+        found = await asyncio.get_running_loop().run_in_executor(self.threads, self._status)
+        return {**found, "named_keys": named}
 
     def _status(self) -> dict[str, Any]:
         key, trouble = self.ring.held, self.ring.trouble
@@ -70,7 +87,7 @@ class Reporter:
             "version": __version__,
             "ready": bool(key and key.valid(datetime.now(UTC))),
             "key": describe_key(key) if key else None,
-            "trouble": problem.document(trouble) if trouble else None,
+            "trouble": _told(trouble),
             "service": self._service(),
             "processes": {
                 SIGNER: {"pid": os.getpid()},
@@ -83,7 +100,7 @@ class Reporter:
                 "quote_seconds": round(self.batcher.quote_seconds, 3),
             },
             "connections": self.connections(),
-            "notes": list(self.notes),
+            "notes": list(self.notes()),
         }
 
     def _service(self) -> Mapping[str, Any]:
@@ -97,3 +114,7 @@ class Reporter:
             return rpc.call(socket_path(self.folder, name), rpc.PING, {}, deadline=Deadline(ASK_SECONDS, name))
         except TeeAgentError as error:
             return {"pid": None, "error": problem.document(error)}
+
+
+def _told(trouble: TeeAgentError | None) -> dict[str, Any] | None:
+    return problem.document(trouble) if trouble else None

@@ -9,8 +9,10 @@ import resource
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+from agent import rulefiles
 from agent.core.bundle_parts import MAX_OBJECTS
 from agent.core.config import Config
 from agent.core.errors import ConfigError, TeeAgentError
@@ -19,7 +21,11 @@ from agent.daemon import privileges, sockets
 from agent.daemon.api import Api, Dispatch
 from agent.daemon.batch import Batcher
 from agent.daemon.front import Front
-from agent.daemon.keys import Complete, KeyRing, Terms
+from agent.daemon.guard import Guard
+from agent.daemon.journal import Reports
+from agent.daemon.keyapi import KeyApi
+from agent.daemon.keys import Attester, Complete, KeyRing, Terms
+from agent.daemon.named import Limits, NamedKeys
 from agent.daemon.names import QUOTER, SIGNER, SOCKETS, socket_path
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.report import Reporter, service_state
@@ -86,10 +92,7 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     """The role's process. Raises ConfigError, Conflict, PermissionMissing, PlatformError."""
     life = begin(SIGNER, supervised=supervised)
     user = privileges.unprivileged(config.daemon.signer_user, "signer_user")
-    allowed, unknown = privileges.allowed(config.daemon)
-    notes = tuple(f"[daemon] allows {name}, which this machine does not know" for name in unknown)
-    for note in notes:
-        life.log(note)
+    guard = Guard(partial(rulefiles.load, config))
     listener = sockets.listen(config.daemon.runtime_dir, SOCKETS[SIGNER])
     _more_descriptors()
     if os.geteuid() == 0:
@@ -105,12 +108,22 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
             config.evidence.quote_seconds,
         )
         quotes = RemoteQuoter(socket_path(folder, QUOTER))
-        ring = KeyRing(terms, quotes, complete, newest_nonce(folder))
+        nonce = newest_nonce(folder)
+        ring = KeyRing(terms, quotes, complete, nonce)
+        limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
+        named = NamedKeys(Attester(terms, quotes, complete, nonce), limits)
         batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
-        front = Front(allowed)
-        reporter = Reporter(folder, ring, batcher, front.count, notes)
-        dispatch = Dispatch(Api(ring, batcher, reporter).routes())
-        work = (ring.run(life.log_error), batcher.run(), front.run(listener.sock, dispatch))
+        front = Front(guard)
+        reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes)
+        reports = Reports()
+        api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports), reports)
+        guard.install(life)
+        work = (
+            ring.run(life.log_error),
+            named.run(life.log_error),
+            batcher.run(),
+            front.run(listener.sock, Dispatch(api.routes(), guard)),
+        )
         tasks = [asyncio.create_task(each) for each in work]
         life.notifier.ready(f"serves {listener.path}")
         await _until_stopped(life, tasks)

@@ -29,6 +29,7 @@ from agent.core import canonical
 from agent.core.algorithm import ALGORITHMS
 from agent.core.model import Tee
 from agent.daemon.api import DIGEST_TYPE, ROUTES
+from agent.daemon.keystore import USES
 from agent.daemon.names import ROLES, socket_path
 from tests.support.daemon import (
     FETCHER,
@@ -151,6 +152,17 @@ def forms() -> list[Any]:
     ]
 
 
+def paths(daemon: Daemon) -> list[str]:
+    """Every path; those of named keys with a key of each use behind them, and with the chosen bytes for a name."""
+    names: list[str] = []
+    for use in USES:
+        names.append(f"own-{use}" if names else "own")
+        said = json.dumps({"name": names[-1], "use": use, "algorithm": "ECDSA-P256"}).encode()
+        assert daemon.post("/v1/keys", said, Content_Type="application/json").status == 201
+    names += [CHOSEN.hex()[:63], NONCE]
+    return [path.replace("{name}", name) for path in ROUTES for name in (names if "{name}" in path else names[:1])]
+
+
 def documents() -> Iterator[dict[str, Any]]:
     for form in forms():
         for field in FIELDS:
@@ -159,13 +171,16 @@ def documents() -> Iterator[dict[str, Any]]:
             yield {"nonce": NONCE, "claims": {field: form}, "context": field}
         yield {"nonce": NONCE, "payload": {"alg": "sha-512", "digest": form, "size": 64}}
         yield {"nonce": NONCE, "context": form, "audience": form}
+        yield {"name": "other", "use": "raw", "algorithm": form}
+        yield {"name": form, "use": form}
+        yield {"overlap_seconds": form}
 
 
 def test_http_endpoints(recorder: tuple[Daemon, Path]) -> None:
     daemon, log = recorder
     before = len(lines(log))
     made = 0
-    for path in (*ROUTES, "/v1/quote", "/v1/evidence", "/quote", "/v0/sign", "/v1/tas"):
+    for path in (*paths(daemon), "/v1/quote", "/v1/evidence", "/quote", "/v0/sign", "/v1/tas"):
         for method in ("GET", "POST", "PUT"):
             for query in ("", f"?report_data={CHOSEN.hex()}", f"?nonce={NONCE}", f"?context={CHOSEN.hex()}"):
                 for body in (CHOSEN, NONCE.encode(), NONCE.encode() + KEYS[0]):
@@ -174,6 +189,9 @@ def test_http_endpoints(recorder: tuple[Daemon, Path]) -> None:
             for media_type in ("application/json", DIGEST_TYPE):
                 reply = daemon.post(path, json.dumps(document).encode(), Content_Type=media_type)
                 made += reply.status == 200
+        daemon.request("DELETE", path + f"?nonce={NONCE}", CHOSEN)
+        daemon.request("DELETE", path)
+    assert daemon.request("GET", "/v1/keys/own").json["code"] == "usage.key"
     seen = lines(log)[before:]
     assert made > 50
     assert len(seen) > 50

@@ -10,26 +10,32 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import Response
 
 from agent.client import MAX_ANSWER, Client
+from agent.core.access import Decision, Members, Rules, Wish
 from agent.core.errors import DeadlineExceeded, Denied, FormatError, ProtocolError, ServerError, TransportError
 from agent.daemon import body, front, sockets
-from agent.daemon.api import Dispatch, Handler
+from agent.daemon.dispatch import Act, Call, Dispatch, Handler
 from agent.daemon.front import Front
-from agent.daemon.peers import Allowed, Peer
+from agent.daemon.guard import Guard
+from agent.daemon.peers import Allowed
 from agent.deadline import Deadline
 
 
-async def swallow(request: BaseRequest, _: Peer) -> Response:
-    return Response(text=str((await body.payload(request)).size))
+async def swallow(call: Call) -> tuple[Wish, Act]:
+    async def act(_: Decision) -> Response:
+        return Response(text=str((await body.payload(call.request)).size))
+
+    return Wish("sign"), act
 
 
-async def defect(_request: BaseRequest, _peer: Peer) -> Response:
+async def defect(_: Call) -> tuple[Wish, Act]:
     raise ZeroDivisionError
 
 
 ROUTES: dict[str, dict[str, Handler]] = {"/swallow": {"POST": swallow}, "/defect": {"GET": defect}}
+EVERYTHING = Guard(lambda: Rules(members=Members(frozenset({os.getuid()}))))
 
 
 def serving(
@@ -40,7 +46,7 @@ def serving(
 
     async def main() -> None:
         listener = sockets.listen(folder, "door")
-        task = asyncio.create_task(door.run(listener.sock, Dispatch(ROUTES)))
+        task = asyncio.create_task(door.run(listener.sock, Dispatch(ROUTES, EVERYTHING)))
         try:
             await asyncio.to_thread(client, listener.path)
             if after:

@@ -1,0 +1,112 @@
+"""The one way of every request: a route, a wish, the policy's decision, the answer (docs/api.md).
+
+A handler reads as much of a request as it takes to know what is wished, and gives that with the rest of its work. The
+rest needs a decision, and only ``Dispatch`` asks for one: no handler can answer without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiohttp.web import BaseRequest, Response
+
+from agent.core.access import Decision, Wish
+from agent.core.errors import Denied, TeeAgentError, UsageError
+from agent.daemon import problem
+from agent.daemon.peers import Peer
+
+HEADERS = {"Server": "tee-agent", "Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. ``name`` is the path's variable part, "" where it has none."""
+
+    request: BaseRequest
+    peer: Peer
+    name: str = ""
+
+
+Act = Callable[[Decision], Awaitable[Response]]
+Handler = Callable[[Call], Awaitable[tuple[Wish, Act]]]
+Routes = Mapping[str, Mapping[str, Handler]]
+"""Handlers by path and method. A path may have one ``{name}``."""
+
+
+class Policy(Protocol):
+    """agent.daemon.guard.Guard."""
+
+    def require(self, peer: Peer, wish: Wish) -> Decision: ...
+
+
+class Dispatch:
+    """Finds the handler, asks the policy, and gives every refusal the same form."""
+
+    def __init__(self, routes: Routes, policy: Policy) -> None:
+        self._policy = policy
+        self._fixed = {path: methods for path, methods in routes.items() if "{name}" not in path}
+        self._named = [(path.split("{name}"), methods) for path, methods in routes.items() if "{name}" in path]
+
+    async def answer(self, request: BaseRequest, peer: Peer, *, permitted: bool) -> Response:
+        """Never raises a TeeAgentError. After a refusal of the peer itself the connection is closed."""
+        try:
+            if not permitted:
+                raise Denied(
+                    f"uid {peer.caller.uid} may not use this socket",
+                    hint="root decides: [daemon] allow_users, allow_groups, or rules in policy.d",
+                )
+            if not peer.alive():
+                raise Denied("the process that connected has exited", code="denied.peer")
+            handler, name = self._find(request)
+            wish, act = await handler(Call(request, peer, name))
+            return await act(self._policy.require(peer, wish))
+        except TeeAgentError as error:
+            response = refusal(error)
+            if isinstance(error, Denied):
+                response.force_close()
+            return response
+
+    def _find(self, request: BaseRequest) -> tuple[Handler, str]:
+        methods, name = self._path(request.path)
+        if request.method not in methods:
+            raise UsageError("this path does not take this method", hint=", ".join(methods), code="usage.method")
+        return methods[request.method], name
+
+    def _path(self, path: str) -> tuple[Mapping[str, Handler], str]:
+        if path in self._fixed:
+            return self._fixed[path], ""
+        for (before, after), methods in self._named:
+            name = path[len(before) : len(path) - len(after)]
+            if path.startswith(before) and path.endswith(after) and name and "/" not in name:
+                return methods, name
+        raise UsageError("there is no such path", hint="see docs/api.md", code="usage.path")
+
+
+def refusal(error: TeeAgentError) -> Response:
+    """The problem document (RFC 9457) of an error."""
+    response = as_json(problem.problem(error), problem.status_of(error), problem.MEDIA_TYPE)
+    if seconds := problem.retry_after(error):
+        response.headers["Retry-After"] = str(seconds)
+    if error.code == "usage.method":
+        response.headers["Allow"] = error.hint
+    return response
+
+
+def as_json(document: Mapping[str, Any], status: int = 200, media_type: str = "application/json") -> Response:
+    """A document in our answers' form."""
+    data = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    return Response(body=data, status=status, content_type=media_type, headers=HEADERS)
+
+
+def as_bytes(data: bytes, media_type: str, **headers: str) -> Response:
+    """``data`` as it is."""
+    return Response(body=data, content_type=media_type, headers={**HEADERS, **headers})
+
+
+def require_type(request: BaseRequest, media_type: str) -> None:
+    """Raises UsageError (``usage.type``)."""
+    if request.content_type != media_type:
+        raise UsageError(f"Content-Type is not {media_type}", code="usage.type")

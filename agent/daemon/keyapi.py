@@ -1,0 +1,224 @@
+"""The endpoints of named keys (docs/keys.md): made, listed, rotated, destroyed, and used for their one use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from aiohttp.web import Response
+
+from agent.core.access import Decision, Wish
+from agent.core.bundle import Bundle
+from agent.core.errors import FormatError, TeeAgentError, UsageError
+from agent.daemon import body, payloads
+from agent.daemon.dispatch import Act, Call, as_bytes, as_json, require_type
+from agent.daemon.guard import Guard
+from agent.daemon.journal import Reports
+from agent.daemon.keys import KeyRing
+from agent.daemon.keystore import require_name
+from agent.daemon.named import NamedKey, NamedKeys
+from agent.daemon.report import describe_key, describe_named
+
+BUNDLE_TYPE = "application/vnd.tee-agent.bundle+json"
+RAW_TYPE = "application/octet-stream"
+MAX_SECONDS = 366 * 86_400
+DEFAULT_OVERLAP = 3600
+WHERE = frozenset({"namespace"})
+WHICH = WHERE | {"generation"}
+SIGN = WHICH | {"context", "audience", "format"}
+_KEY_ID = "Tee-Key-Id"
+_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+"""What rules may call one (agent.core.accessparse)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a path and its query name: a key as the caller says it, and the texts of the query."""
+
+    name: str
+    namespace: str
+    generation: int
+    texts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """As agent.core.access.Wish has it."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class KeyApi:
+    """Handlers over the named keys; ``ring`` is the agent's own, for the list of all."""
+
+    keys: NamedKeys
+    ring: KeyRing
+    guard: Guard
+    reports: Reports
+
+    async def index(self, call: Call) -> tuple[Wish, Act]:
+        """The agent's own key, and the named ones that this caller may see."""
+        body.query(call.request, frozenset())
+
+        async def act(_: Decision) -> Response:
+            own = describe_key(await self.ring.current())
+            return as_json({"keys": [own, *(describe_named(key) for key in self._seen(call))]})
+
+        return Wish("keys.list"), act
+
+    def _seen(self, call: Call) -> Iterator[NamedKey]:
+        for key in self.keys.all():
+            wish = Wish("keys.list", key=f"{key.namespace}/{key.name}")
+            if self.guard.decide(call.peer.caller, wish).allowed:
+                yield key
+
+    async def show(self, call: Call) -> tuple[Wish, Act]:
+        """One generation, with the numbers of all."""
+        asked = _asked(call, WHICH)
+
+        async def act(decision: Decision) -> Response:
+            key = self._find(asked, decision.namespace)
+            return as_json(describe_named(key))
+
+        return Wish("keys.list", key=asked.key), act
+
+    async def create(self, call: Call) -> tuple[Wish, Act]:
+        """A new key."""
+        body.query(call.request, frozenset())
+        require_type(call.request, "application/json")
+        defaults: dict[str, Any] = {"algorithm": "Ed25519", "lifetime_seconds": None, "namespace": ""}
+        fields = await body.document(call.request, frozenset({"name", "use"}), defaults)
+        name, use, algorithm = fields.text("name", 63), fields.text("use", 16), fields.text("algorithm", 32)
+        asked = _named(name, fields.text("namespace", 63), 0, {})
+        lifetime = _seconds(fields.item("lifetime_seconds"), "lifetime_seconds", 1)
+
+        async def act(decision: Decision) -> Response:
+            self.reports.require_writable()
+            namespace = asked.namespace or decision.namespace
+            key = await self.keys.create(namespace, name, algorithm, use, lifetime)
+            self._tell("key.created", call, key)
+            return as_json(describe_named(key), 201)
+
+        return Wish("keys.create", key=asked.key, use=use), act
+
+    async def rotate(self, call: Call) -> tuple[Wish, Act]:
+        """A new generation of a key."""
+        asked = _asked(call, WHERE)
+        overlap = timedelta(seconds=DEFAULT_OVERLAP)
+        if call.request.can_read_body:
+            require_type(call.request, "application/json")
+            fields = await body.document(call.request, frozenset(), {"overlap_seconds": DEFAULT_OVERLAP})
+            overlap = timedelta(seconds=fields.integer("overlap_seconds", 0, MAX_SECONDS))
+
+        async def act(decision: Decision) -> Response:
+            self.reports.require_writable()
+            old = self._find(asked, decision.namespace)
+            key = await self.keys.rotate(old.namespace, old.name, overlap)
+            self._tell("key.rotated", call, key)
+            return as_json(describe_named(key))
+
+        return Wish("keys.rotate", key=asked.key, use=self._use(asked, call)), act
+
+    async def destroy(self, call: Call) -> tuple[Wish, Act]:
+        """All generations of a key, for good."""
+        asked = _asked(call, WHERE)
+
+        async def act(decision: Decision) -> Response:
+            self.reports.require_writable()
+            key = self._find(asked, decision.namespace)
+            self.keys.destroy(key.namespace, key.name)
+            self._tell("key.destroyed", call, key)
+            return as_json({"destroyed": f"{key.namespace}/{key.name}"})
+
+        return Wish("keys.destroy", key=asked.key, use=self._use(asked, call)), act
+
+    async def sign(self, call: Call) -> tuple[Wish, Act]:
+        """What the key's use says, over the body."""
+        asked = _asked(call, SIGN)
+        texts = {name: body.text(asked.texts.get(name, ""), name) for name in ("context", "audience")}
+        use = self._use(asked, call)
+        form = asked.texts.get("format", use)
+
+        async def act(decision: Decision) -> Response:
+            key = self._find(asked, decision.namespace)
+            if form != key.use:
+                raise UsageError(
+                    f"the key {key.name} is for {key.use}, and signs nothing else",
+                    hint=f"make a key with use {form}",
+                    code="usage.key-use",
+                )
+            response = await self._signed(call, key, texts["context"], texts["audience"])
+            self.reports.signed(call.peer.caller, key.attachments.key_sha256.hex())
+            return response
+
+        return Wish("sign", key=asked.key, use=use, format=form, **texts), act
+
+    async def _signed(self, call: Call, key: NamedKey, context: str, audience: str) -> Response:
+        if key.use == "bundle":
+            payload = await payloads.payload(call.request)
+            now = await self.keys.current(key)
+            draft = Bundle(payload, context, audience, now.attachments)
+            return as_bytes(draft.signed(now.sign(draft.signing_input())).encode(), BUNDLE_TYPE, **_id(now))
+        if key.use == "raw":
+            return await self._raw(call, key, context or audience)
+        raise UsageError(f"a key for {key.use} signs nothing here", hint="see docs/keys.md", code="usage.key-use")
+
+    async def _raw(self, call: Call, key: NamedKey, texts: str) -> Response:
+        if texts:
+            raise UsageError("a raw signature carries no context and no audience", hint="use a bundle")
+        if key.algorithm.hash:
+            digest = await payloads.hashed(call.request, key.algorithm)
+            signature = (await self.keys.current(key)).private.sign_digest(digest)
+        else:
+            data = await payloads.whole(call.request)
+            signature = (await self.keys.current(key)).sign(data)
+        return as_bytes(key.algorithm.to_der(signature), RAW_TYPE, **_id(key))
+
+    def _find(self, asked: Asked, namespace: str) -> NamedKey:
+        return self.keys.find(asked.namespace or namespace, asked.name, asked.generation)
+
+    def _use(self, asked: Asked, call: Call) -> str:
+        """Of the key, for the policy; "" where there is none: whether there is one, only who may use it learns."""
+        try:
+            return self._find(asked, self.guard.namespace(call.peer.caller)).use
+        except TeeAgentError:
+            return ""
+
+    def _tell(self, kind: str, call: Call, key: NamedKey) -> None:
+        self.reports.event(
+            kind,
+            call.peer.caller,
+            key=f"{key.namespace}/{key.name}",
+            key_id=key.attachments.key_sha256.hex(),
+            generation=key.generation,
+            algorithm=key.algorithm.name,
+            use=key.use,
+        )
+
+
+def _id(key: NamedKey) -> dict[str, str]:
+    return {_KEY_ID: key.attachments.key_sha256.hex()}
+
+
+def _asked(call: Call, known: frozenset[str]) -> Asked:
+    texts = body.query(call.request, known)
+    number = texts.get("generation", "0")
+    if not (number.isascii() and number.isdecimal()) or len(number) > 9:
+        raise UsageError("generation: a number is required")
+    return _named(call.name, texts.get("namespace", ""), int(number), texts)
+
+
+def _named(name: str, namespace: str, generation: int, texts: dict[str, str]) -> Asked:
+    if namespace and not _NAMESPACE.fullmatch(namespace):
+        raise UsageError("namespace: no namespace has such a name")
+    return Asked(require_name(name), namespace, generation, texts)
+
+
+def _seconds(value: Any, what: str, least: int) -> timedelta | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_SECONDS:
+        raise FormatError(f"{what}: an integer from {least} to {MAX_SECONDS}, or null", record="request")
+    return timedelta(seconds=value)

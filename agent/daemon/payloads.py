@@ -1,0 +1,59 @@
+"""What is to be signed, out of a request: the body itself in constant memory, or a digest that stands for it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from aiohttp.web import BaseRequest
+
+from agent.core.algorithm import Algorithm
+from agent.core.bundle import Payload
+from agent.core.canonical import MAX_INTEGER, Reader
+from agent.core.errors import FormatError
+from agent.daemon import body
+
+DIGEST_TYPE = "application/vnd.tee-agent.digest+json"
+"""A media type of its own: a payload that happens to be JSON is never taken for a digest."""
+MAX_WHOLE = 1 << 20
+"""Bytes of a payload that must be held in memory to be signed."""
+_FIELDS = frozenset({"alg", "digest", "size"})
+
+
+async def payload(request: BaseRequest) -> Payload:
+    """For a bundle: SHA-512 and size. Raises as agent.daemon.body."""
+    if request.content_type != DIGEST_TYPE:
+        return await body.payload(request)
+    return digest_fields(await body.document(request, _FIELDS, {}))
+
+
+def digest(document: Any) -> Payload:
+    """The same, out of another document."""
+    return digest_fields(Reader(document, "payload", _FIELDS))
+
+
+def digest_fields(fields: Reader) -> Payload:
+    if fields.item("alg") != "sha-512":
+        raise FormatError("alg is not sha-512", record="payload")
+    return Payload(fields.hexadecimal("digest", 64), fields.integer("size", 0, MAX_INTEGER))
+
+
+async def hashed(request: BaseRequest, algorithm: Algorithm) -> bytes:
+    """The digest by the algorithm's own hash: of the body, or as given. For algorithms that have one."""
+    if request.content_type == DIGEST_TYPE:
+        fields = await body.document(request, _FIELDS, {})
+        if fields.item("alg") != algorithm.hash:
+            raise FormatError(f"alg is not {algorithm.hash}, the hash of {algorithm.name}", record="payload")
+        fields.integer("size", 0, MAX_INTEGER)
+        return fields.hexadecimal("digest", algorithm.digest_size)
+    found = hashlib.new(algorithm.hash.replace("-", ""))
+    async for chunk in body.chunks(request, body.MAX_PAYLOAD):
+        found.update(chunk)
+    return found.digest()
+
+
+async def whole(request: BaseRequest) -> bytes:
+    """The body, for what can't be signed by a digest. Raises Oversized over MAX_WHOLE."""
+    if request.content_type == DIGEST_TYPE:
+        raise FormatError("this key signs a payload, not a digest", record="payload", hint="send the payload itself")
+    return b"".join([chunk async for chunk in body.chunks(request, MAX_WHOLE)])
