@@ -16,7 +16,7 @@ from agent.core.checks import At
 
 @dataclass(frozen=True, slots=True)
 class MeasuredConfig:
-    """``vcpus`` None and ``vcpu_type`` "" mean: as this machine has them. ``guest_features`` is SEV_FEATURES, 64 bits."""
+    """``vcpus`` None, ``vcpu_type`` "": as this machine has them. ``guest_features`` is SEV_FEATURES (64 bits)."""
 
     ovmf: Path | None = None
     kernel: Path | None = None
