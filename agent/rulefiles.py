@@ -63,22 +63,29 @@ def read(folder: Path) -> Mapping[str, str]:
 
 def _text(path: Path, name: str, folder: int) -> str:
     try:
-        # O_NONBLOCK: a FIFO in place of a file must not hold the daemon.
-        handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+        data = _bytes(path, name, folder)
     except OSError as error:
         raise _unreadable(path, error) from error
-    with os.fdopen(handle, "rb") as file:
-        seen = os.fstat(handle)
-        if not stat.S_ISREG(seen.st_mode):
-            raise ConfigError(f"{path}: not a regular file", code="config.unreadable")
-        _require_roots(path, seen)
-        data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes", code="config.too-large")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid UTF-8 at byte {error.start}", code="config.syntax") from error
+
+
+def _bytes(path: Path, name: str, folder: int) -> bytes:
+    # O_NONBLOCK: a FIFO in place of a file must not hold the daemon.
+    handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        seen = os.fstat(handle)
+        if not stat.S_ISREG(seen.st_mode):
+            raise ConfigError(f"{path}: not a regular file", code="config.unreadable")
+        _require_roots(path, seen)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1)
+    finally:
+        os.close(handle)
 
 
 def require_readable(folder: Path, user: User) -> None:

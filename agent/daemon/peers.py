@@ -94,7 +94,7 @@ def identify(sock: socket.socket, proc: Path = Path("/proc")) -> Peer:
     pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if pid <= 0:
         raise Denied("the caller is not visible in this pid namespace", code="denied.peer")
-    pidfd = _pidfd(sock, pid, proc)
+    pidfd = _pidfd(sock, pid, uid, proc)
     try:
         peer = Peer(_caller(pid, uid, gid, _groups(sock), proc), pidfd)
     except BaseException:
@@ -135,15 +135,31 @@ def _exited() -> Denied:
     return Denied("the caller has exited", hint="keep the connecting process alive", code="denied.peer")
 
 
-def _pidfd(sock: socket.socket, pid: int, proc: Path) -> int:
+def _pidfd(sock: socket.socket, pid: int, uid: int, proc: Path) -> int:
     try:
         pidfd: int = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError as error:
         if error.errno == errno.ENOPROTOOPT:
-            return pidfd_by_start_time(pid, proc)
+            return _pidfd_of_user(pid, uid, proc)
         raise _exited() from error
     os.set_inheritable(pidfd, False)
     return pidfd
+
+
+def _pidfd_of_user(pid: int, uid: int, proc: Path) -> int:
+    """Below Linux 6.5 the number may be another process's since connect(): at least it must be the same user's."""
+    pidfd = pidfd_by_start_time(pid, proc)
+    if _effective_user(proc / str(pid) / "status") != uid:
+        os.close(pidfd)
+        raise _exited()
+    return pidfd
+
+
+def _effective_user(status: Path) -> int | None:
+    try:
+        return int(_status(status)["Uid"][1])
+    except Denied:
+        return None
 
 
 def pidfd_by_start_time(pid: int, proc: Path, opener: Callable[[int], int] = os.pidfd_open) -> int:
