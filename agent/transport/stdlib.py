@@ -25,6 +25,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from agent.core.canonical import printable
 from agent.core.config import Pin
 from agent.core.errors import TlsError, TooLarge, TransportError
 from agent.core.ports import Deadline
@@ -193,7 +194,9 @@ def _answer(response: http.client.HTTPResponse, max_bytes: int) -> Answer:
         headers = {name.lower(): value for name, value in response.getheaders()}
         length = headers.get("content-length", "an unknown number of")
         if "transfer-encoding" not in headers and length != str(len(body)):
-            raise TransportError(f"the answer ended after {len(body)} of {length[:20]} bytes", code="transport.cut")
+            raise TransportError(
+                f"the answer ended after {len(body)} of {printable(length[:20])} bytes", code="transport.cut"
+            )
     return Answer(response.status, headers, body)
 
 

@@ -15,9 +15,12 @@ from multidict import MultiDict
 
 from agent.admin import server
 from agent.boot import report
+from agent.core import ports
 from agent.core.model import Evidence, Secret, Tee
 from agent.daemon import body, cgroup, problem, remote, rpc
+from agent.deadline import Deadline
 from agent.transport import pins
+from agent.transport.stdlib import Peer, StdlibTransport
 from tas import request, web, wrap
 from tests.fuzz.contract import Broken, Target
 from tests.fuzz.on_vendors import DER_WORDS
@@ -48,6 +51,42 @@ def server_certificate(data: bytes) -> None:
     pins.leaf_is_pinned(data, [])
     pins.check_times([data], AT)
     server.read([data, data])
+
+
+class _Connection:
+    """A connected socket whose peer said ``data`` and left."""
+
+    def __init__(self, data: bytes) -> None:
+        self._stream = io.BytesIO(data)
+
+    def send(self, data: memoryview) -> int:
+        return len(data)
+
+    def recv_into(self, buffer: bytearray) -> int:
+        return self._stream.readinto(buffer)
+
+    def settimeout(self, seconds: float) -> None:
+        """Nothing is waited for."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Wired(StdlibTransport):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(Peer("http://127.0.0.1:1", (), lambda: AT))
+        self._data = data
+
+    def _dial(self, deadline: ports.Deadline) -> Any:
+        return _Connection(self._data)
+
+
+def http_answer(data: bytes) -> None:
+    """What an attestation service's machine sends before anything of it is understood."""
+    deadline = Deadline(3600, "fuzzing")
+    found = _Wired(data).request("GET", "/version", headers={}, body=b"", max_bytes=4096, deadline=deadline)
+    if len(found.body) > 4096:
+        raise Broken("more was read than was allowed")
 
 
 _LOOP = asyncio.new_event_loop()
@@ -174,6 +213,25 @@ TARGETS = {
         (*DER_WORDS, bytes.fromhex("0603551d11"), bytes.fromhex("8700"), b"\x82\x01a"),
         ("roots/*.pem",),
         4096,
+    ),
+    "transport.http": Target(
+        http_answer,
+        lambda s: [
+            b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{"version":"0.1"}',
+            b"HTTP/1.1 503 X\r\nRetry-After: 7\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\nA: b\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
+        ],
+        (
+            b"HTTP/1.1 ",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"Transfer-Encoding: chunked",
+            b"Content-Length: ",
+            b"100 ",
+            b"204 ",
+            b"-1",
+        ),
+        most=4096,
     ),
     "daemon.frame": Target(
         frame, lambda s: [_frame({"method": "ping", "params": {}}), _frame({"result": {}})], _JSON_WORDS, most=2048

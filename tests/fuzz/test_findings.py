@@ -10,7 +10,15 @@ from cryptography import x509
 from agent.admin import server
 from agent.core import config, der
 from agent.core import x509 as form
-from agent.core.errors import ConfigError, FirmwareBusy, FormatError, HeaderRefused, ServerError, TlsError
+from agent.core.errors import (
+    ConfigError,
+    FirmwareBusy,
+    FormatError,
+    HeaderRefused,
+    ServerError,
+    TlsError,
+    TransportError,
+)
 from agent.daemon import problem
 from agent.disk import metadata
 from agent.transport import pins
@@ -18,6 +26,7 @@ from agent.verify import endorsements
 from snp.certs import PROFILE
 from tas import wrap
 from tests.fuzz.contract import Target, hold
+from tests.fuzz.targets import TARGETS
 from tests.unit.tdx import world
 from tests.unit.tdx.world import tlv
 
@@ -120,6 +129,14 @@ def test_a_server_certificate_with_an_extension_twice_or_a_strange_name() -> Non
     twice = made.der().replace(bytes.fromhex("2a0305"), bytes.fromhex("2a0304"))
     with pytest.raises(TlsError, match="can't be read"):
         server.read([twice])
+
+
+def test_a_header_that_would_repaint_the_terminal() -> None:
+    # Content-Length stood in the message as the service sent it.
+    data = b"HTTP/1.1 200 OK\r\nContent-Length: 0\x1b[2J\r\n\r\n"
+    hold(TARGETS["transport.http"], data)
+    with pytest.raises(TransportError, match=r"0\\x1b\[2J bytes"):
+        TARGETS["transport.http"].call(data)
 
 
 def test_luks_metadata_of_megabytes_is_refused_before_it_is_parsed() -> None:
