@@ -90,6 +90,13 @@ def test_a_touched_link_changes_nothing_elsewhere(cache: Cache, tmp_path: Path) 
     assert cache.read(OURS[0]) == b"new"
 
 
+def test_who_reads_meanwhile_reads_the_old_one_to_its_end(cache: Cache) -> None:
+    with (cache.folder / OURS[0]).open("rb") as old:
+        cache.write(OURS[0], b"new" * 100_000)
+        assert old.read() == OURS[0].encode()
+    assert cache.read(OURS[0]) == b"new" * 100_000
+
+
 def test_drafts_of_the_killed_are_swept_and_never_read(cache: Cache) -> None:
     drafts = [cache.folder / ".x.part", cache.folder / "tdx" / "crl" / ".y.part"]
     for draft in drafts:

@@ -145,6 +145,7 @@ def test_an_endless_wish_is_cut(client: Client) -> None:
     [
         ("oversize", TooLarge, "transport.too-large"),
         ("cut", TransportError, "transport.cut"),
+        ("endless", TransportError, "transport.cut"),
         ("gone", ProtocolError, "protocol.not-found"),
         ("broken", ServerError, "server"),
         ("compressed", ProtocolError, "protocol.encoding"),

@@ -42,7 +42,7 @@ class Reply:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     length: int | None = None
-    """Of the body as announced; another one than the true one cuts the answer."""
+    """Of the body as announced; another one than the true one cuts the answer, -1 announces none."""
     stall: bool = False
     """Nothing comes until the server ends."""
     drip: bool = False
@@ -99,7 +99,7 @@ class Vendor:
             )
 
     def fault(self, part: str, kind: str, *, count: int = 1, **words: str) -> None:
-        """Put one in line: busy (retry_after), redirect (to), oversize, cut, stall, drip, gone, broken, garbage, compressed."""
+        """Put one in line: busy (retry_after), redirect (to), oversize, cut, endless, stall, drip, gone, broken, garbage, compressed."""
         self.faults += [(part, _FAULTS[kind](**words))] * count
 
     def reply(self, path: str) -> Reply:
@@ -118,6 +118,7 @@ _FAULTS: dict[str, Callable[..., Reply]] = {
     "redirect": lambda to: Reply(b"", 302, {"Location": to}),
     "oversize": lambda: Reply(b"0" * ((1 << 20) + 1)),
     "cut": lambda: Reply(b"half", length=4096),
+    "endless": lambda: Reply(b"until we hang up", length=-1),
     "stall": lambda: Reply(stall=True),
     "drip": lambda: Reply(drip=True),
     "gone": lambda: Reply(b"", 404),
@@ -179,7 +180,8 @@ def _handler(vendor: Vendor) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(b"drip")
                 return
             self.send_response(reply.status)
-            self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))
+            if reply.length != -1:
+                self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             self.end_headers()
