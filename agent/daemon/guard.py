@@ -16,7 +16,7 @@ from agent.daemon.peers import Caller, Peer
 from agent.daemon.role import Life
 
 OnDenied = Callable[[Caller, Wish, Decision], None]
-MAX_REMEMBERED = 4096
+MAX_REMEMBERED = 1024
 """Decisions; contexts and audiences are the callers' to choose, so they can't be kept without end."""
 
 
