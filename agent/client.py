@@ -10,7 +10,9 @@ import json
 import socket
 import urllib.parse
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from agent.core.errors import DeadlineExceeded, ProtocolError, TeeAgentError, TransportError
@@ -29,6 +31,23 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A named key as a caller says it: ``namespace`` "" is the caller's own, ``generation`` 0 the newest."""
+
+    name: str
+    namespace: str = ""
+    generation: int = 0
+
+    def path(self, after: str = "", options: Mapping[str, str] = MappingProxyType({})) -> str:
+        """Under /v1/keys, with the query."""
+        query = dict(options)
+        query |= {"namespace": self.namespace} if self.namespace else {}
+        query |= {"generation": str(self.generation)} if self.generation else {}
+        path = f"/v1/keys/{urllib.parse.quote(self.name, safe='')}{after}"
+        return path + (f"?{urllib.parse.urlencode(query)}" if query else "")
 
 
 class Client:
@@ -55,10 +74,43 @@ class Client:
         path = "/v1/sign" + (f"?{urllib.parse.urlencode(query)}" if query else "")
         return self._request("POST", path, deadline, payload, {"Content-Type": "application/octet-stream"})
 
+    def create_key(self, document: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """POST /v1/keys with ``document`` as in docs/keys.md: the key's description."""
+        return self._json(self._post("/v1/keys", document, deadline))
+
+    def key(self, which: Key, deadline: Deadline) -> dict[str, Any]:
+        """The description of a named key's generation."""
+        return self._json(self._request("GET", which.path(), deadline))
+
+    def rotate_key(self, which: Key, overlap_seconds: int | None, deadline: Deadline) -> dict[str, Any]:
+        """A new generation: its description. None: the agent's own overlap."""
+        document = {} if overlap_seconds is None else {"overlap_seconds": overlap_seconds}
+        return self._json(self._post(which.path("/rotate"), document, deadline))
+
+    def destroy_key(self, which: Key, deadline: Deadline) -> dict[str, Any]:
+        """All generations, for good: what was destroyed."""
+        return self._json(self._request("DELETE", which.path(), deadline))
+
+    def attestation(self, which: Key, deadline: Deadline) -> bytes:
+        """A named key's document for relying parties (docs/formats.md)."""
+        return self._request("GET", which.path("/attestation"), deadline)
+
+    def sign_with(self, which: Key, payload: Iterator[bytes], options: Mapping[str, str], deadline: Deadline) -> bytes:
+        """What a named key makes of ``payload``; ``options`` as in docs/keys.md."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._request("POST", which.path("/sign", options), deadline, payload, headers)
+
+    def token(self, which: Key, document: Mapping[str, Any], options: Mapping[str, str], deadline: Deadline) -> bytes:
+        """An EAT by a key for it; ``document`` has the nonce."""
+        return self._post(which.path("/sign", options), document, deadline)
+
     def challenge(self, document: Mapping[str, Any], deadline: Deadline) -> bytes:
         """POST /v1/challenge with ``document`` as in docs/api.md: a bundle with evidence over the nonce in it."""
+        return self._post("/v1/challenge", document, deadline)
+
+    def _post(self, path: str, document: Mapping[str, Any], deadline: Deadline) -> bytes:
         body = json.dumps(document).encode()
-        return self._request("POST", "/v1/challenge", deadline, body, {"Content-Type": "application/json"})
+        return self._request("POST", path, deadline, body, {"Content-Type": "application/json"})
 
     def _request(
         self,
@@ -104,7 +156,7 @@ def _converse(
     data = response.read(MAX_ANSWER + 1)
     if len(data) > MAX_ANSWER:
         raise ProtocolError(f"an answer of more than {MAX_ANSWER} bytes")
-    if response.status != http.client.OK:
+    if response.status not in (http.client.OK, http.client.CREATED):
         raise _refused(response, data)
     return data
 

@@ -1,4 +1,4 @@
-"""tee-agent sign: a bundle over a file, made by the running agent."""
+"""tee-agent sign: a signature over a file by the running agent, a bundle where nothing else is asked for."""
 
 from __future__ import annotations
 
@@ -11,44 +11,83 @@ from pathlib import Path
 from typing import Any
 
 from agent import settings
-from agent.client import Client
+from agent.client import Client, Key
 from agent.core.bundle import Payload
 from agent.core.challenge import NONCE_MAX, NONCE_MIN
 from agent.core.errors import UsageError
 from agent.daemon.names import SIGNER, socket_path
 from agent.deadline import Deadline
 
-HELP = "Have a file signed by the attested key; prints a bundle."
+HELP = "Have a file signed by the attested key, or by a named one; prints a bundle."
 SIGN_SECONDS = 900.0
 STANDARD = "-"
+FORMATS = ("bundle", "raw", "jws", "cose", "eat")
 _CHUNK = 1 << 18
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="what to sign; - for standard input")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="what to sign; - for standard input")
     parser.add_argument("--context", default="", metavar="TEXT", help="what the signature is for; verify --context")
     parser.add_argument("--audience", default="", metavar="TEXT", help="whom it is for; verify --audience")
     parser.add_argument("--fresh", metavar="NONCE", help="a relying party's nonce (16 to 64 bytes, hex): new evidence")
+    _key_options(parser.add_argument_group("with a named key"))
     parser.add_argument("-o", "--output", metavar="OUT", default=STANDARD, help="default: standard output")
     parser.add_argument("--socket", type=Path, help="default: agent.sock in the configured runtime folder")
     parser.epilog = """\
 example:
   tee-agent sign report.pdf --context invoices -o report.bundle
+  tee-agent sign --key invoices invoice.json -o invoice.jws
   tee-agent verify report.bundle --payload report.pdf --context invoices --policy policy.json
 """
 
 
 def run(args: argparse.Namespace) -> int:
     nonce = _nonce(args.fresh) if args.fresh is not None else None
+    token = args.format == "eat"
+    _require_sense(args, token=token)
     client = Client(args.socket or socket_path(settings.load(args.config).daemon.runtime_dir, SIGNER))
     deadline = Deadline(SIGN_SECONDS, "signature")
-    chunks = _chunks(args.file)
-    if nonce is None:
-        bundle = client.sign(chunks, context=args.context, audience=args.audience, deadline=deadline)
+    if token and nonce is not None:
+        made = client.token(_key(args), {"nonce": nonce, "form": args.form}, _options(args), deadline)
+    elif args.key:
+        made = client.sign_with(_key(args), _chunks(args.file), _options(args), deadline)
+    elif nonce is None:
+        made = client.sign(_chunks(args.file), context=args.context, audience=args.audience, deadline=deadline)
     else:
-        bundle = client.challenge(_challenge(chunks, nonce, args.context, args.audience), deadline)
-    _write(bundle, args.output)
+        made = client.challenge(_challenge(_chunks(args.file), nonce, args.context, args.audience), deadline)
+    write(made, args.output)
     return 0
+
+
+def _key_options(group: Any) -> None:
+    group.add_argument("--key", metavar="NAME", default="", help="sign with this key (tee-agent keys)")
+    group.add_argument("--namespace", default="", help="whose key it is; default: the caller's own")
+    group.add_argument("--generation", type=int, default=0, metavar="N", help="an older one; default: the newest")
+    group.add_argument("--format", choices=FORMATS, help="what you expect; the key's use decides, others are refused")
+    group.add_argument("--form", choices=("json", "cbor"), default="json", help="of an EAT; default: %(default)s")
+    group.add_argument("--content-type", default="", metavar="TYPE", help="of the payload, in a COSE_Sign1")
+    group.add_argument("--detached", action="store_true", help="leave the payload out of a COSE_Sign1")
+
+
+def _require_sense(args: argparse.Namespace, *, token: bool) -> None:
+    if not args.key and (args.format not in (None, "bundle") or args.namespace or args.generation):
+        raise UsageError("--format, --namespace and --generation are about a named key: --key NAME")
+    if token and (args.file is not None or args.fresh is None):
+        raise UsageError("an EAT signs a nonce and no file: --key NAME --format eat --fresh NONCE")
+    if not token and args.file is None:
+        raise UsageError("what is to be signed? FILE, or - for standard input")
+    if args.key and args.fresh is not None and not token:
+        raise UsageError("--fresh is for the agent's own key, and for --format eat")
+
+
+def _key(args: argparse.Namespace) -> Key:
+    return Key(args.key, args.namespace, args.generation)
+
+
+def _options(args: argparse.Namespace) -> dict[str, str]:
+    found = {"context": args.context, "audience": args.audience, "content_type": args.content_type}
+    found |= {"format": args.format or "", "detached": "true" if args.detached else ""}
+    return {name: value for name, value in found.items() if value}
 
 
 def _nonce(text: str) -> str:
@@ -77,15 +116,16 @@ def _chunks(name: str) -> Iterator[bytes]:
         raise UsageError(f"{name}: {error.strerror}", code="usage.input") from error
 
 
-def _write(bundle: bytes, output: str) -> None:
+def write(made: bytes, output: str) -> None:
+    """To standard output for "-", else a file. Raises UsageError (``usage.output``)."""
     if output == STANDARD:
-        sys.stdout.buffer.write(bundle)
+        sys.stdout.buffer.write(made)
         return
     # Whole or not at all: nobody finds half a bundle under the name.
     target = Path(output)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(bundle)
+        partial.write_bytes(made)
         partial.replace(target)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -16,8 +16,9 @@ from agent.core.errors import FormatError
 from agent.daemon import body, payloads
 from agent.daemon.batch import Batcher, Challenge
 from agent.daemon.dispatch import Act, Call, Dispatch, Handler, Routes, as_bytes, as_json, require_type
+from agent.daemon.formats import BUNDLE_TYPE
 from agent.daemon.journal import Reports
-from agent.daemon.keyapi import BUNDLE_TYPE, KeyApi
+from agent.daemon.keyapi import KeyApi
 from agent.daemon.keys import KeyRing
 from agent.daemon.payloads import DIGEST_TYPE
 from agent.daemon.report import Reporter
@@ -32,6 +33,7 @@ ROUTES: Mapping[str, tuple[str, ...]] = {
     "/v1/keys/{name}": ("GET", "DELETE"),
     "/v1/keys/{name}/rotate": ("POST",),
     "/v1/keys/{name}/sign": ("POST",),
+    "/v1/keys/{name}/attestation": ("GET",),
 }
 """All there is; a test walks it."""
 TEXTS = frozenset({"context", "audience"})
@@ -59,6 +61,7 @@ class Api:
             "/v1/keys/{name}": {"GET": named.show, "DELETE": named.destroy},
             "/v1/keys/{name}/rotate": {"POST": named.rotate},
             "/v1/keys/{name}/sign": {"POST": named.sign},
+            "/v1/keys/{name}/attestation": {"GET": named.attestation},
         }
         return {path: {method: handlers[path][method] for method in methods} for path, methods in ROUTES.items()}
 

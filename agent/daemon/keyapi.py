@@ -10,26 +10,24 @@ from typing import Any
 
 from aiohttp.web import Response
 
+from agent.core import keydoc
 from agent.core.access import Decision, Wish
-from agent.core.bundle import Bundle
 from agent.core.errors import FormatError, TeeAgentError, UsageError
-from agent.daemon import body, payloads
+from agent.daemon import body, formats
 from agent.daemon.dispatch import Act, Call, as_bytes, as_json, require_type
 from agent.daemon.guard import Guard
 from agent.daemon.journal import Reports
 from agent.daemon.keys import KeyRing
 from agent.daemon.keystore import require_name
 from agent.daemon.named import NamedKey, NamedKeys
+from agent.daemon.payloads import Memory
 from agent.daemon.report import describe_key, describe_named
 
-BUNDLE_TYPE = "application/vnd.tee-agent.bundle+json"
-RAW_TYPE = "application/octet-stream"
 MAX_SECONDS = 366 * 86_400
 DEFAULT_OVERLAP = 3600
 WHERE = frozenset({"namespace"})
 WHICH = WHERE | {"generation"}
-SIGN = WHICH | {"context", "audience", "format"}
-_KEY_ID = "Tee-Key-Id"
+SIGN = WHICH | formats.ALL_OPTIONS | {"format"}
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 """What rules may call one (agent.core.accessparse)."""
 
@@ -57,6 +55,7 @@ class KeyApi:
     ring: KeyRing
     guard: Guard
     reports: Reports
+    memory: Memory = field(default_factory=Memory)
 
     async def index(self, call: Call) -> tuple[Wish, Act]:
         """The agent's own key, and the named ones that this caller may see."""
@@ -137,7 +136,8 @@ class KeyApi:
     async def sign(self, call: Call) -> tuple[Wish, Act]:
         """What the key's use says, over the body."""
         asked = _asked(call, SIGN)
-        texts = {name: body.text(asked.texts.get(name, ""), name) for name in ("context", "audience")}
+        options = {name: value for name, value in asked.texts.items() if name in formats.ALL_OPTIONS}
+        texts = {name: body.text(options.get(name, ""), name) for name in ("context", "audience")}
         use = self._use(asked, call)
         form = asked.texts.get("format", use)
 
@@ -149,32 +149,25 @@ class KeyApi:
                     hint=f"make a key with use {form}",
                     code="usage.key-use",
                 )
-            response = await self._signed(call, key, texts["context"], texts["audience"])
+            response = await formats.fulfil(self._order(call, key, options))
             self.reports.signed(call.peer.caller, key.attachments.key_sha256.hex())
             return response
 
         return Wish("sign", key=asked.key, use=use, format=form, **texts), act
 
-    async def _signed(self, call: Call, key: NamedKey, context: str, audience: str) -> Response:
-        if key.use == "bundle":
-            payload = await payloads.payload(call.request)
-            now = await self.keys.current(key)
-            draft = Bundle(payload, context, audience, now.attachments)
-            return as_bytes(draft.signed(now.sign(draft.signing_input())).encode(), BUNDLE_TYPE, **_id(now))
-        if key.use == "raw":
-            return await self._raw(call, key, context or audience)
-        raise UsageError(f"a key for {key.use} signs nothing here", hint="see docs/keys.md", code="usage.key-use")
+    async def attestation(self, call: Call) -> tuple[Wish, Act]:
+        """A key's document for relying parties, with evidence in force."""
+        asked = _asked(call, WHICH)
 
-    async def _raw(self, call: Call, key: NamedKey, texts: str) -> Response:
-        if texts:
-            raise UsageError("a raw signature carries no context and no audience", hint="use a bundle")
-        if key.algorithm.hash:
-            digest = await payloads.hashed(call.request, key.algorithm)
-            signature = (await self.keys.current(key)).private.sign_digest(digest)
-        else:
-            data = await payloads.whole(call.request)
-            signature = (await self.keys.current(key)).sign(data)
-        return as_bytes(key.algorithm.to_der(signature), RAW_TYPE, **_id(key))
+        async def act(decision: Decision) -> Response:
+            key = await self.keys.current(self._find(asked, decision.namespace))
+            return as_bytes(keydoc.build(key.attachments), keydoc.MEDIA_TYPE)
+
+        return Wish("keys.list", key=asked.key), act
+
+    def _order(self, call: Call, key: NamedKey, options: dict[str, str]) -> formats.Order:
+        uid = call.peer.caller.uid
+        return formats.Order(call.request, uid, key, options, self.keys.current, self.keys.now, self.memory)
 
     def _find(self, asked: Asked, namespace: str) -> NamedKey:
         return self.keys.find(asked.namespace or namespace, asked.name, asked.generation)
@@ -196,10 +189,6 @@ class KeyApi:
             algorithm=key.algorithm.name,
             use=key.use,
         )
-
-
-def _id(key: NamedKey) -> dict[str, str]:
-    return {_KEY_ID: key.attachments.key_sha256.hex()}
 
 
 def _asked(call: Call, known: frozenset[str]) -> Asked:

@@ -57,6 +57,10 @@ class NamedKeys:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.trouble: TeeAgentError | None = None
 
+    def now(self) -> datetime:
+        """The calendar's time, as keys count it."""
+        return self._attester.now()
+
     @property
     def count(self) -> int:
         """Generations that exist."""

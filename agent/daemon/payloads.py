@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp.web import BaseRequest
@@ -10,13 +13,15 @@ from aiohttp.web import BaseRequest
 from agent.core.algorithm import Algorithm
 from agent.core.bundle import Payload
 from agent.core.canonical import MAX_INTEGER, Reader
-from agent.core.errors import FormatError
+from agent.core.errors import FormatError, ServerError
 from agent.daemon import body
 
 DIGEST_TYPE = "application/vnd.tee-agent.digest+json"
 """A media type of its own: a payload that happens to be JSON is never taken for a digest."""
 MAX_WHOLE = 1 << 20
 """Bytes of a payload that must be held in memory to be signed."""
+MAX_HELD = 16 << 20
+"""Of all such payloads at a time."""
 _FIELDS = frozenset({"alg", "digest", "size"})
 
 
@@ -52,8 +57,37 @@ async def hashed(request: BaseRequest, algorithm: Algorithm) -> bytes:
     return found.digest()
 
 
-async def whole(request: BaseRequest) -> bytes:
-    """The body, for what can't be signed by a digest. Raises Oversized over MAX_WHOLE."""
-    if request.content_type == DIGEST_TYPE:
-        raise FormatError("this key signs a payload, not a digest", record="payload", hint="send the payload itself")
-    return b"".join([chunk async for chunk in body.chunks(request, MAX_WHOLE)])
+class Memory:
+    """Room for payloads that must be whole: bounded over all callers and for each user, so nobody fills it alone."""
+
+    def __init__(self, total: int = MAX_HELD, each: int = MAX_HELD // 2) -> None:
+        self._total, self._each = total, each
+        self._held: Counter[int] = Counter()
+
+    @property
+    def held(self) -> int:
+        """Bytes held now."""
+        return self._held.total()
+
+    @asynccontextmanager
+    async def whole(self, request: BaseRequest, uid: int) -> AsyncIterator[bytes]:
+        """The body, for what can't be signed by a digest; its room is free again afterwards.
+
+        Raises Oversized over MAX_WHOLE, ServerError (``server.budget``), FormatError for a digest, as body.chunks.
+        """
+        if request.content_type == DIGEST_TYPE:
+            raise FormatError(
+                "this key signs a payload, not a digest", record="payload", hint="send the payload itself"
+            )
+        data = bytearray()
+        try:
+            async for chunk in body.chunks(request, MAX_WHOLE):
+                if self._held[uid] + len(chunk) > self._each or self.held + len(chunk) > self._total:
+                    raise ServerError("too many large payloads at a time", retry_after=1.0, code="server.budget")
+                self._held[uid] += len(chunk)
+                data += chunk
+            yield bytes(data)
+        finally:
+            self._held[uid] -= len(data)
+            if not self._held[uid]:
+                del self._held[uid]
