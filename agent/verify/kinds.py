@@ -1,0 +1,23 @@
+"""What a file is that `tee-agent verify` was given: told by its first bytes and its type, nothing of it verified."""
+
+from __future__ import annotations
+
+from agent.core import bundle, canonical, cose, eat, jws, keydoc
+from agent.core.errors import FormatError
+
+BUNDLE, KEY, JWS, COSE, EAT = "bundle", "key document", "JWS", "COSE_Sign1", "EAT"
+MAX_BYTES = max(bundle.MAX_BYTES, keydoc.MAX_BYTES, jws.MAX_BYTES, cose.MAX_BYTES, eat.MAX_BYTES)
+"""Longest file of any kind."""
+
+
+def kind_of(data: bytes) -> str:
+    """One of the five. What is none of them is taken for a bundle, whose reader says what is wrong. Raises nothing."""
+    try:
+        if data[:1] == bytes([0xC0 | cose.TAG]):
+            return EAT if cose.decode_sign1(data, eat.MAX_BYTES).header.get(eat.COSE_TYP) == eat.CWT_TYPE else COSE
+        if data[:3] == b"eyJ":
+            header = canonical.parse(jws.unb64url(data.split(b".", 1)[0], JWS), JWS, jws.MAX_HEADER)
+            return EAT if header.get("typ") == eat.JWT_TYPE else JWS
+        return KEY if canonical.parse(data, "document", MAX_BYTES).get("type") == keydoc.TYPE else BUNDLE
+    except FormatError:
+        return {b"\xd2": COSE, b"e": JWS}.get(data[:1], BUNDLE)
