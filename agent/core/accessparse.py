@@ -29,8 +29,9 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(service|scope|socket|mount|swap
 _CONTAINER = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _OWN = re.compile(r"uid-[0-9]+", re.ASCII)
 _WHAT = ("keys", "uses", "formats", "contexts", "audiences")
-_RULE = ("name", "effect", "who", "operations", *_WHAT, "namespace")
-_WHO = ("user", "group", "unit", "container")
+KEYS = ("name", "effect", "who", "operations", *_WHAT, "namespace")
+"""Of a rule."""
+WHO = ("user", "group", "unit", "container")
 
 Lookup = Callable[[str], int | None]
 
@@ -99,7 +100,7 @@ class _Parser:
             raise self._at.wrong("a table", table)
         name = self._name(table)
         self._at = At(self._at.source, f"rule {name}")
-        checks.known(table, _RULE, self._at)
+        checks.known(table, KEYS, self._at)
         for key in ("effect", "who", "operations"):
             if key not in table:
                 raise self._at.under(key).refuse("is required", code="config.missing")
@@ -135,9 +136,9 @@ class _Parser:
         at = self._at.under("who")
         if not isinstance(value, dict):
             raise at.wrong("a table", value)
-        checks.known(value, _WHO, at)
+        checks.known(value, WHO, at)
         if not value:
-            raise at.refuse("names nobody", hint=f"give one or more of: {', '.join(_WHO)}")
+            raise at.refuse("names nobody", hint=f"give one or more of: {', '.join(WHO)}")
         given = {name: self._given(name, one, at.under(name)) for name, one in value.items()}
         found: dict[str, Any] = {}
         if "user" in given:
