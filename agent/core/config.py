@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from agent.core import checks
+from agent.core.auditconfig import ROWS as AUDIT_ROWS
+from agent.core.auditconfig import AuditConfig
 from agent.core.checks import At
 from agent.core.cmdline import DEFAULT_ALLOW, allowed_word
 from agent.core.errors import ConfigError
@@ -129,6 +131,7 @@ class Config:
     volumes: tuple[VolumeConfig, ...] = ()
     boot: BootConfig = field(default_factory=BootConfig)
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,7 @@ DAEMON = {
     "keys_each_max": Key(checks.integer(0, 4096), "named keys in one namespace"),
 }
 MEASURED = {name: Key(check, text) for name, (check, text) in MEASURED_ROWS.items()}
+AUDIT = {name: Key(check, text) for name, (check, text) in AUDIT_ROWS.items()}
 SECTIONS: Mapping[str, Mapping[str, Key]] = {
     "tas": TAS,
     "evidence": EVIDENCE,
@@ -218,6 +222,7 @@ SECTIONS: Mapping[str, Mapping[str, Key]] = {
     "volume": VOLUME,
     "boot": BOOT,
     "daemon": DAEMON,
+    "audit": AUDIT,
 }
 
 
@@ -239,6 +244,7 @@ def parse(text: str, source: str) -> Config:
         volumes=_volumes(document.get("volume", []), source),
         boot=BootConfig(**(_section(document, "boot", source) or {})),
         daemon=DaemonConfig(**(_section(document, "daemon", source) or {})),
+        audit=AuditConfig(**(_section(document, "audit", source) or {})),
     )
 
 

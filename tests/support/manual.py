@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from agent.core.auditconfig import AuditConfig
 from agent.core.config import SECTIONS, BootConfig, DaemonConfig, EvidenceConfig, TasConfig, VolumeConfig
 from agent.core.measuredconfig import MeasuredConfig
 from agent.core.vendorconfig import EndorsementsConfig
@@ -23,6 +24,7 @@ CLASSES: dict[str, Any] = {
     "volume": VolumeConfig,
     "boot": BootConfig,
     "daemon": DaemonConfig,
+    "audit": AuditConfig,
 }
 
 

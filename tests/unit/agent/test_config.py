@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core import config
+from agent.core.auditconfig import AuditConfig
 from agent.core.config import Config, Pin, parse
 from agent.core.errors import ConfigError
 from agent.core.measuredconfig import MeasuredConfig
@@ -185,6 +186,8 @@ def test_wrong_types(text: str, message: str) -> None:
         ("[daemon]\nallow_users = ['Root!']", "daemon.allow_users[0]: must be a user or group name"),
         ("[daemon]\nkey_lifetime_seconds = 90000", "daemon.key_lifetime_seconds: must be 60 to 86400"),
         ("[daemon]\nruntime_dir = ''", "daemon.runtime_dir: must be an absolute path"),
+        ("[audit]\nfolder = 'log'", "audit.folder: must be an absolute path"),
+        ("[audit]\nmax_bytes = 1", "audit.max_bytes: must be 65536 to"),
         ("[", "not valid TOML"),
         ("a = 1\na = 2", "not valid TOML"),
         ("a = " + "[" * 9999, "not valid TOML"),
@@ -203,6 +206,7 @@ def test_every_key_is_a_field_and_every_field_a_key() -> None:
         "volume": config.VolumeConfig,
         "boot": config.BootConfig,
         "daemon": config.DaemonConfig,
+        "audit": AuditConfig,
     }
     assert trees.keys() == config.SECTIONS.keys()
     for name, keys in config.SECTIONS.items():

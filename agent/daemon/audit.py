@@ -1,0 +1,278 @@
+"""The audit log as the signer uses it (docs/audit.md): what happened to keys, who was refused, how much was signed.
+
+Nothing here stops signing. An event is on the disk when ``event`` returns. Denials are written at once and fsynced
+within a second, so that who is refused can't make the signer wait for the disk; one source's flood of them is
+counted. When the log can't be written, events wait in memory, ``trouble`` says why, and key changes are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agent.core.access import Decision, Wish
+from agent.core.auditconfig import AuditConfig
+from agent.core.canonical import MAX_INTEGER, printable, rfc3339
+from agent.core.errors import Conflict, ServerError, TeeAgentError
+from agent.daemon import problem
+from agent.daemon.auditcount import Counts, Flood, Hour
+from agent.daemon.auditfile import Draft, LogFile
+from agent.daemon.peers import Caller
+from agent.daemon.threads import in_thread
+
+TICK_SECONDS = 1.0
+RETRY_SECONDS = 10.0
+"""Between two tries to write a log that can't be written, when nobody asks."""
+MAX_PENDING = 4096
+RESERVE = 262_144
+"""Free bytes on the disk that a key change wants: its own record must fit."""
+_TEXT = 200
+
+Who = tuple[int, int, str, str] | None
+"""uid, gid, unit, container; None for everybody who found no room."""
+
+
+def identity(caller: Caller) -> dict[str, Any]:
+    """The caller as a record has it."""
+    return _caller(_who(caller)) or {}
+
+
+def _who(caller: Caller) -> Who:
+    return caller.uid, caller.gid, _text(caller.unit), _text(caller.container)
+
+
+def _caller(who: Who) -> dict[str, Any] | None:
+    return dict(zip(("uid", "gid", "unit", "container"), who, strict=True)) if who else None
+
+
+def _text(value: str) -> str:
+    """Foreign text for a record: nothing that could repaint a terminal, and not much of it."""
+    return printable(value[:_TEXT]).encode("utf-8", "replace")[:_TEXT].decode("utf-8", "ignore")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    return value if isinstance(value, int) and abs(value) <= MAX_INTEGER else _text(str(value))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class Audit:
+    """One process's log. ``now`` is the guest's clock; everything may be called from any thread."""
+
+    def __init__(self, config: AuditConfig, boot_id: str, now: Callable[[], datetime] = _now) -> None:
+        self.folder: Path = config.folder
+        self._file = LogFile(config.folder, config.max_bytes, config.keep_files, boot_id, now)
+        self._now, self.since = now, now()
+        self._lock = threading.RLock()
+        self._pending: deque[Draft] = deque()
+        self._lost = 0
+        self._unsynced = False
+        self._tried = 0.0
+        self._trouble: ServerError | None = None
+        self._signed: Counts[tuple[Who, str, datetime]] = Counts((None, "", self.since))
+        self._refused: Counts[tuple[Who, str]] = Counts((None, "denied"))
+        self._flood: Flood[tuple[Who, str]] = Flood()
+        self._hour, self._seen = Hour(), False
+        self._due, self._woken = asyncio.Event(), False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def open(self, version: str) -> None:
+        """Take the log over and go on with its chain. Raises Conflict when another process writes it; a log that
+        can't be opened is ``trouble``."""
+        with self._lock:
+            with suppress(OSError):
+                self._file.lock()
+            self.event("agent.started", severity="info", version=version)
+
+    # What happened.
+
+    def event(self, kind: str, *, severity: str, caller: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """One record, on the disk or, with ``trouble``, in memory. Fields: text, whole numbers; no secrets."""
+        self._add(self._draft(kind, severity, caller, fields), sync=True)
+
+    def signed(self, caller: Caller, key_id: str) -> None:
+        """One signature: counted by caller, key and second, and written within two seconds."""
+        self._signed.add((_who(caller), key_id, self._now()))
+        self._wake()
+
+    def denied(self, caller: Caller, wish: Wish, decision: Decision) -> None:
+        """A refusal by the access policy, as agent.daemon.guard tells it."""
+        who = _who(caller)
+        wished = {name: getattr(wish, name) for name in ("key", "use", "format", "context", "audience")}
+        about = {name: value for name, value in wished.items() if value}
+        fields = {"operation": wish.operation, "rule": decision.rule, "reason": decision.reason, **about}
+        self._often((who, "denied"), self._draft("denied", "warning", _caller(who), fields))
+
+    def failed(self, what: str, error: TeeAgentError) -> None:
+        """Something of the agent's own that failed, such as evidence for its key; repetitions are counted."""
+        fields = {"what": what, "code": error.code, "message": error.message}
+        self._often((None, f"failed.{_text(what)}"), self._draft("failed", "warning", None, fields))
+
+    def _often(self, source: tuple[Who, str], draft: Draft) -> None:
+        if self._flood.admits(source, time.monotonic()):
+            self._add(draft, sync=False)
+        else:
+            self._refused.add(source)
+        self._wake()
+
+    def _draft(self, kind: str, severity: str, caller: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Draft:
+        who = None
+        if caller is not None:
+            texts = {name: _text(str(caller.get(name, ""))) for name in ("unit", "container")}
+            who = {"uid": caller["uid"], "gid": caller["gid"], **texts}
+        return Draft(self._now(), kind, severity, who, {name: _plain(value) for name, value in fields.items()})
+
+    # To the disk.
+
+    def _add(self, draft: Draft, *, sync: bool) -> None:
+        with self._lock:
+            self._queue(draft)
+            if self._trouble is None or time.monotonic() - self._tried >= TICK_SECONDS:
+                self._write(sync=sync)
+
+    def _queue(self, draft: Draft) -> None:
+        self._hour.add(draft.time, draft.severity)
+        if len(self._pending) < MAX_PENDING:
+            self._pending.append(draft)
+        else:
+            self._lost += 1
+
+    def _write(self, *, sync: bool) -> None:
+        """All that is pending. Raises nothing: what fails is ``trouble``."""
+        self._tried = time.monotonic()
+        try:
+            if not self._file.ready:
+                self._recover()
+            if self._lost:
+                self._put([Draft(self._now(), "log.lost", "alert", fields={"events": self._lost})])
+                self._lost = 0
+            while self._pending:
+                for _ in range(self._put(self._pending)):
+                    self._pending.popleft()
+            if sync and self._unsynced:
+                self._file.sync()
+                self._unsynced = False
+        except (OSError, Conflict) as error:
+            self._trouble = _unwritable(self.folder, error)
+            self._wake()
+        else:
+            self._trouble = None
+
+    def _put(self, drafts: Iterable[Draft]) -> int:
+        self._unsynced = True
+        return self._file.write(list(drafts))
+
+    def _recover(self) -> None:
+        self._file.lock()
+        records, notes = self._file.recover()
+        if not self._seen:
+            self._seen = True
+            for record in records:
+                self._hour.add(record.time, record.severity)
+        for note in reversed(notes):
+            self._hour.add(note.time, note.severity)
+            self._pending.appendleft(note)
+
+    def flush(self) -> None:
+        """Write and fsync what is pending and what was counted; with ``trouble``, counting goes on."""
+        with self._lock:
+            self._write(sync=False)
+            if self._trouble is None:
+                for (who, key_id, second), count in self._signed.take().items():
+                    self._queue(self._signatures(who, key_id, second, count))
+                for (who, what), count in self._refused.take().items():
+                    self._queue(Draft(self._now(), f"{what}.more", "warning", _caller(who), {"count": count}))
+                self._write(sync=True)
+
+    def _signatures(self, who: Who, key_id: str, second: datetime, count: int) -> Draft:
+        if not key_id:
+            return Draft(self._now(), "key.signed.others", "info", fields={"count": count})
+        fields = {"key_id": _text(key_id), "second": rfc3339(second), "count": count}
+        return Draft(self._now(), "key.signed", "info", _caller(who), fields)
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            if self._loop:
+                self._loop.call_soon_threadsafe(self._due.set)
+
+    async def run(self) -> None:
+        """Writes what is counted, a second after the first of it: an idle signer is not woken."""
+        self._loop = asyncio.get_running_loop()
+        if self._woken:
+            self._due.set()
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(RETRY_SECONDS if self._trouble else TICK_SECONDS)
+            self._due.clear()
+            self._woken = False
+            await in_thread(self.flush)
+
+    def close(self) -> None:
+        """The last counts, and nothing more; the log is anybody's."""
+        with self._lock:
+            self.flush()
+            self._file.release()
+
+    # How it stands.
+
+    @property
+    def trouble(self) -> TeeAgentError | None:
+        """Why key changes are refused; None where they are not."""
+        return self._trouble or self._short()
+
+    def _short(self) -> ServerError | None:
+        try:
+            status = os.statvfs(self.folder)
+        except OSError as error:
+            return _unwritable(self.folder, error)
+        if status.f_bavail * status.f_frsize < RESERVE:
+            return _unwritable(self.folder, OSError(0, f"less than {RESERVE} bytes are free"))
+        return None
+
+    def require_writable(self) -> None:
+        """Tries again first. Raises ServerError (``server.audit``): what can't be told must not be done."""
+        with self._lock:
+            if self._trouble:
+                self._write(sync=True)
+            if trouble := self._trouble or self._short():
+                raise trouble
+
+    def head(self) -> bytes:
+        """The digest of the last record, 32 bytes."""
+        return self._file.head
+
+    def summary(self) -> dict[str, Any]:
+        """For the status: ``last_hour`` counts records by severity, as far back as the log's end was read."""
+        with self._lock:
+            trouble = self.trouble
+            return {
+                "seq": self._file.seq,
+                "head": self._file.head.hex(),
+                "since": rfc3339(self.since),
+                "trouble": problem.document(trouble) if trouble else None,
+                "waiting": len(self._pending) + self._lost,
+                "last_hour": self._hour.counts(self._now()),
+            }
+
+
+def _unwritable(folder: Path, error: OSError | Conflict) -> ServerError:
+    said = error.message if isinstance(error, Conflict) else error.strerror
+    return ServerError(
+        f"the audit log in {folder} can't be written: {said}",
+        hint="signing goes on; keys can't be changed until it can: free space, or mend the folder",
+        retry_after=RETRY_SECONDS,
+        code="server.audit",
+    )
