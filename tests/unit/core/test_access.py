@@ -48,6 +48,11 @@ def test_whom_a_rule_names(who: dict[str, Any], named: bool) -> None:
     assert denied == ((False, "r") if named else (True, "after"))
 
 
+def test_a_unit_is_its_whole_name() -> None:
+    for unit in ("web.service.service", "xweb.service", "Web.service"):
+        assert not policy(rule(who={"unit": "web.service"})).admits(Who(ALICE, ALICE, unit=unit))
+
+
 def test_nothing_matches_a_caller_without_unit_or_container() -> None:
     bare = Who(ALICE, ALICE)
     assert not policy(rule(who={"unit": "web.service"}), rule("b", who={"container": "*"})).admits(bare)
