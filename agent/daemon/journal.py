@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
+from agent.daemon.keystore import NamedKey
 from agent.daemon.peers import Caller
+from agent.daemon.threads import in_thread
 
 
 class Journal(Protocol):
@@ -25,11 +29,21 @@ class Reports:
     """The same for those who report. ``journal`` is None where no audit log is kept: then nobody hears."""
 
     journal: Journal | None = None
+    _telling: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def event(self, kind: str, caller: Caller, **fields: Any) -> None:
-        """Something that happened to a key. Raises nothing: ``require_writable`` came before."""
+    async def key(self, kind: str, caller: Caller | None, key: NamedKey, severity: str = "notice") -> None:
+        """Something that happened to a named key, told by a thread of its own: a disk may be slow. Raises nothing."""
         if self.journal:
-            self.journal.event(kind, severity="info", caller=caller.document(), **fields)
+            who = caller.document() if caller else None
+            told = partial(self.journal.event, kind, severity=severity, caller=who, **_fields(key))
+            await in_thread(told)
+
+    def ended(self, key: NamedKey) -> None:
+        """The same of one that came to its end, while the event loop goes on."""
+        if self.journal:
+            task = asyncio.get_running_loop().create_task(self.key("key.ended", None, key, "info"))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     def signed(self, caller: Caller, key_id: str) -> None:
         """One signature; they are counted."""
@@ -40,3 +54,13 @@ class Reports:
         """Raises ServerError (``server.audit``)."""
         if self.journal:
             self.journal.require_writable()
+
+
+def _fields(key: NamedKey) -> dict[str, Any]:
+    return {
+        "key": f"{key.namespace}/{key.name}",
+        "key_id": key.attachments.key_sha256.hex(),
+        "generation": key.generation,
+        "algorithm": key.algorithm.name,
+        "use": key.use,
+    }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from aiohttp.web import Response
@@ -96,8 +97,8 @@ class KeyApi:
         async def act(decision: Decision) -> Response:
             self.reports.require_writable()
             namespace = asked.namespace or decision.namespace
-            key = await self.keys.create(namespace, name, algorithm, use, lifetime)
-            self._tell("key.created", call, key)
+            told = self._told("key.created", call)
+            key = await self.keys.create(namespace, name, algorithm, use, lifetime, made=told)
             return as_json(describe_named(key), 201)
 
         return Wish("keys.create", key=asked.key, use=use), act
@@ -114,8 +115,8 @@ class KeyApi:
         async def act(decision: Decision) -> Response:
             self.reports.require_writable()
             old = self._find(asked, decision.namespace)
-            key = await self.keys.rotate(old.namespace, old.name, overlap)
-            self._tell("key.rotated", call, key)
+            told = self._told("key.rotated", call)
+            key = await self.keys.rotate(old.namespace, old.name, overlap, made=told)
             return as_json(describe_named(key))
 
         return Wish("keys.rotate", key=asked.key, use=self._use(asked, call)), act
@@ -128,7 +129,7 @@ class KeyApi:
             self.reports.require_writable()
             key = self._find(asked, decision.namespace)
             self.keys.destroy(key.namespace, key.name)
-            self._tell("key.destroyed", call, key)
+            await self._told("key.destroyed", call)(key)
             return as_json({"destroyed": f"{key.namespace}/{key.name}"})
 
         return Wish("keys.destroy", key=asked.key, use=self._use(asked, call)), act
@@ -179,16 +180,8 @@ class KeyApi:
         except TeeAgentError:
             return ""
 
-    def _tell(self, kind: str, call: Call, key: NamedKey) -> None:
-        self.reports.event(
-            kind,
-            call.peer.caller,
-            key=f"{key.namespace}/{key.name}",
-            key_id=key.attachments.key_sha256.hex(),
-            generation=key.generation,
-            algorithm=key.algorithm.name,
-            use=key.use,
-        )
+    def _told(self, kind: str, call: Call) -> Callable[[NamedKey], Awaitable[None]]:
+        return partial(self.reports.key, kind, call.peer.caller)
 
 
 def _asked(call: Call, known: frozenset[str]) -> Asked:

@@ -99,11 +99,15 @@ class Entry:
 
 
 class Store:
-    """All entries. ``now`` is the calendar's time: what ended is gone before anything is looked for."""
+    """All entries. ``now`` is the calendar's time: what ended is gone before anything is looked for.
 
-    def __init__(self, limits: Limits, now: Callable[[], datetime]) -> None:
+    ``ended`` is told of each generation whose time is over, not of those that are removed.
+    """
+
+    def __init__(self, limits: Limits, now: Callable[[], datetime], ended: Callable[[NamedKey], None]) -> None:
         self._limits = limits
         self._now = now
+        self._ended = ended
         self._entries: dict[tuple[str, str], Entry] = {}
 
     def all(self) -> Iterator[tuple[Entry, Generation]]:
@@ -184,9 +188,12 @@ class Store:
     def _forget(self) -> None:
         at = self._now()
         for key, entry in tuple(self._entries.items()):
+            over = [entry.shown(one) for one in entry.generations if one.over(at)]
             entry.generations = [one for one in entry.generations if not one.over(at)]
             if not entry.generations:
                 del self._entries[key]
+            for gone in over:
+                self._ended(gone)
 
 
 def require_name(name: str) -> str:

@@ -7,7 +7,7 @@ where the calendar ran on while the machine slept. agent.daemon.keystore has the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,17 +40,18 @@ WAIT_SECONDS = 60.0
 LEAST_LIFETIME = timedelta(seconds=10)
 
 T = TypeVar("T")
+Made = Callable[[NamedKey], Awaitable[None]]
 
 
 class NamedKeys:
     """All named keys of this process; used from the event loop's thread only.
 
-    ``trouble`` is why evidence was not renewed, None while it is.
+    ``ended`` is told of each generation whose time is over. ``trouble`` is why evidence was not renewed, or None.
     """
 
-    def __init__(self, attester: Attester, limits: Limits) -> None:
+    def __init__(self, attester: Attester, limits: Limits, ended: Callable[[NamedKey], None] = lambda _: None) -> None:
         self._attester = attester
-        self._store = Store(limits, attester.now)
+        self._store = Store(limits, attester.now, ended)
         self._busy: set[tuple[str, str]] = set()
         self._turns = Turns()
         self._changed = asyncio.Event()
@@ -72,10 +73,18 @@ class NamedKeys:
         return self._turns.waiting
 
     async def create(
-        self, namespace: str, name: str, algorithm: str, use: str, lifetime: timedelta | None = None
+        self,
+        namespace: str,
+        name: str,
+        algorithm: str,
+        use: str,
+        lifetime: timedelta | None = None,
+        *,
+        made: Made | None = None,
     ) -> NamedKey:
         """A new key with evidence. ``lifetime`` is that of each generation; None: as long as this process.
 
+        ``made`` is told of it as soon as it exists, even if nobody waits for it any more.
         Raises UsageError, FormatError (algorithm), Conflict (``conflict.key``: the name is taken; ``conflict.limit``),
         ServerError (``server.budget``), DeadlineExceeded, and what keeps evidence from being made: then there is none.
         """
@@ -84,9 +93,9 @@ class NamedKeys:
         if lifetime is not None and lifetime < LEAST_LIFETIME:
             raise UsageError(f"a key lives {LEAST_LIFETIME.total_seconds():.0f} seconds at the least")
         self._store.require_free(namespace, name)
-        return await self._added(entry, kind, None)
+        return await self._added(entry, kind, None, made)
 
-    async def rotate(self, namespace: str, name: str, overlap: timedelta) -> NamedKey:
+    async def rotate(self, namespace: str, name: str, overlap: timedelta, *, made: Made | None = None) -> NamedKey:
         """A new generation, which signs from now on; the one before can be asked for until ``overlap`` ends.
 
         Raises UsageError (``usage.key``), Conflict (``conflict.limit``: MAX_GENERATIONS overlap), and as create.
@@ -98,7 +107,7 @@ class NamedKeys:
                 hint="wait until the overlap of the oldest ends",
                 code="conflict.limit",
             )
-        return await self._added(entry, entry.generations[-1].private.algorithm, overlap)
+        return await self._added(entry, entry.generations[-1].private.algorithm, overlap, made)
 
     def destroy(self, namespace: str, name: str) -> None:
         """All generations, at once. Raises UsageError (``usage.key``)."""
@@ -161,7 +170,7 @@ class NamedKeys:
         at = self._attester.now()
         return min((max(0.0, (one.due() - at).total_seconds()) for _, one in self._store.all()), default=None)
 
-    async def _added(self, entry: Entry, kind: Algorithm, overlap: timedelta | None) -> NamedKey:
+    async def _added(self, entry: Entry, kind: Algorithm, overlap: timedelta | None, made: Made | None) -> NamedKey:
         """One more generation in ``entry``, by a task that a caller who leaves does not end."""
         key = (entry.namespace, entry.name)
         if key in self._busy:
@@ -169,18 +178,19 @@ class NamedKeys:
         self._store.require_place(entry.namespace, [namespace for namespace, _ in self._busy])
         self._turns.require_room(entry.namespace)
         self._busy.add(key)
-        return await self._in_time(self._task(self._add(entry, kind, overlap)))
+        return await self._in_time(self._task(self._add(entry, kind, overlap, made)))
 
-    async def _add(self, entry: Entry, kind: Algorithm, overlap: timedelta | None) -> NamedKey:
+    async def _add(self, entry: Entry, kind: Algorithm, overlap: timedelta | None, made: Made | None) -> NamedKey:
         try:
-            one = await self._made(entry, kind)
-            made = self._store.add(entry, one, overlap)
+            key = self._store.add(entry, await self._generated(entry, kind), overlap)
         finally:
             self._busy.discard((entry.namespace, entry.name))
         self._changed.set()
-        return made
+        if made:
+            await made(key)
+        return key
 
-    async def _made(self, entry: Entry, kind: Algorithm) -> Generation:
+    async def _generated(self, entry: Entry, kind: Algorithm) -> Generation:
         private = PrivateKey(kind)
         async with self._turns.turn(entry.namespace):
             # From here, not from the request: a key should not lose life in the queue.

@@ -111,11 +111,11 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
         nonce = newest_nonce(folder)
         ring = KeyRing(terms, quotes, complete, nonce)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
-        named = NamedKeys(Attester(terms, quotes, complete, nonce), limits)
+        reports = Reports()
+        named = NamedKeys(Attester(terms, quotes, complete, nonce), limits, reports.ended)
         batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
         front = Front(guard)
         reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes)
-        reports = Reports()
         api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports), reports)
         guard.install(life)
         work = (

@@ -393,3 +393,31 @@ def test_a_key_destroyed_while_it_rotates_stays_destroyed() -> None:
             await world.keys.current(key)
 
     run(body)
+
+
+def test_who_keeps_a_journal_hears_of_keys_that_nobody_waits_for_and_of_their_end() -> None:
+    made: list[NamedKey] = []
+    ended: list[NamedKey] = []
+
+    async def tell(key: NamedKey) -> None:
+        made.append(key)
+
+    async def body(world: World) -> None:
+        keys = NamedKeys(world.keys._attester, ANY, ended.append)
+        world.quotes.gate.clear()
+        leaving = asyncio.create_task(keys.create("uid-1", "a", "Ed25519", "raw", HOUR, made=tell))
+        await until(lambda: len(world.quotes.asked) == 1)
+        leaving.cancel()
+        world.quotes.gate.set()
+        await until(lambda: len(made) == 1)
+        await keys.rotate("uid-1", "a", timedelta(0), made=tell)
+        assert [key.generation for key in made] == [1, 2]
+        assert [key.generation for key in keys.list("uid-1")] == [2]
+        assert [key.generation for key in ended] == [1]
+        keys.destroy("uid-1", "a")
+        await keys.create("uid-1", "b", "Ed25519", "raw", HOUR)
+        world.at += HOUR
+        assert keys.count == 0
+        assert [(key.name, key.generation) for key in ended] == [("a", 1), ("b", 1)]
+
+    run(body)
