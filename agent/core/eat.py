@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.core import canonical, cbor, cmw, cose, jws, keydoc
 from agent.core.bundle_parts import Attachments
-from agent.core.errors import FormatError, Oversized
+from agent.core.errors import FormatError
 
 USE = "eat"
 JSON, CBOR = "json", "cbor"
@@ -29,7 +29,7 @@ NONCE_MIN, NONCE_MAX = 8, 64
 """Bytes of a nonce (RFC 9711, section 4.1)."""
 TEXT_BYTES = 256
 MAX_BYTES = 2 << 20
-"""Longest token that is read or written."""
+"""Longest token that is read: the longest key document, in base64url twice, is shorter."""
 
 # RFC 8392 (aud, exp, iat), RFC 9711 (eat_nonce, eat_profile), agent.core.cmw.
 _LABELS: Mapping[str, int] = {
@@ -84,7 +84,7 @@ def build(sign: jws.Sign, attachments: Attachments, claims: Claims, form: str = 
     """A token by the key in ``attachments``, whose evidence and endorsements it carries.
 
     ``form`` is JSON or CBOR. Raises FormatError: the key is not for EAT, the claims' times are not within its
-    statement's, another ``form``; Oversized.
+    statement's, another ``form``.
     """
     statement, document = attachments.statement, keydoc.build(attachments)
     if statement.use != USE:
@@ -93,16 +93,12 @@ def build(sign: jws.Sign, attachments: Attachments, claims: Claims, form: str = 
         raise FormatError("the token's times are not within those of the key's statement", record="EAT")
     if form == JSON:
         payload = canonical.encode(_members(claims, jws.b64url(claims.nonce), cmw.to_json(document)))
-        data = jws.build_compact(sign, attachments.spki, {"typ": JWT_TYPE}, payload)
-    elif form == CBOR:
+        return jws.build_compact(sign, attachments.spki, {"typ": JWT_TYPE}, payload)
+    if form == CBOR:
         members = _members(claims, claims.nonce, cmw.to_cbor(document))
         payload = cbor.encode({_LABELS[name]: value for name, value in members.items()})
-        data = cose.build_sign1(sign, attachments.spki, {COSE_TYP: CWT_TYPE}, payload)
-    else:
-        raise FormatError(f"EAT: {canonical.shown(form)} is neither {JSON} nor {CBOR}", record="EAT")
-    if len(data) > MAX_BYTES:
-        raise Oversized(f"a token of {len(data)} bytes, {MAX_BYTES} are allowed", record="EAT")
-    return data
+        return cose.build_sign1(sign, attachments.spki, {COSE_TYP: CWT_TYPE}, payload)
+    raise FormatError(f"EAT: {canonical.shown(form)} is neither {JSON} nor {CBOR}", record="EAT")
 
 
 def within(claims: Claims, attachments: Attachments) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from agent.core import cose, eat, jws, keydoc
 from agent.core.algorithm import ALGORITHMS, ED25519
-from agent.core.bundle import Bundle, Payload
 from agent.core.bundle_parts import Attachments
 from agent.core.model import Tee
 from agent.core.statement import Statement, now_in_seconds
@@ -71,18 +69,3 @@ class Party:
         begun = now_in_seconds(at)
         claims = replace(eat.Claims(NONCE, AUDIENCE, begun, begun + timedelta(minutes=5)), **changes)
         return eat.build(self.private.sign, attachments or self.attachments(), claims, form)
-
-    def bundle(self) -> bytes:
-        draft = Bundle(Payload.of(PAYLOAD), CONTEXT, AUDIENCE, self.attachments())
-        return draft.signed(self.private.sign(draft.signing_input())).encode()
-
-
-Made = Callable[[Party, datetime], bytes]
-FORMATS: dict[str, Made] = {
-    "bundle": lambda party, _: party.bundle(),
-    "jws": lambda party, _: party.jws(),
-    "cose": lambda party, _: party.cose(),
-    "eat-json": lambda party, at: party.eat(at, eat.JSON),
-    "eat-cbor": lambda party, at: party.eat(at, eat.CBOR),
-}
-"""Every format, by a party whose key may be for anything (EAT: the builder wants a key for EAT)."""

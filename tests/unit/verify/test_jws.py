@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from joserfc import jwk as judge_jwk
-from joserfc import jws as judge_jws
 
 from agent.core import canonical, jws
 from agent.core.algorithm import ALGORITHMS
 from agent.core.errors import BindingMismatch, FormatError, Oversized, SignatureInvalid, VerificationError
 from agent.daemon.privatekey import PrivateKey
 from agent.verify.jws import verify_jws
+from tests.support import judges
 from tests.support.formats import AUDIENCE, CONTEXT, PAYLOAD, Party
 from tests.support.simulator import machine, pki_state
 
@@ -37,22 +35,6 @@ def document(party: Party) -> bytes:
     return party.document()
 
 
-def public(spki: bytes) -> judge_jwk.Key:
-    document: dict[str, str | list[str]] = {**jws.jwk(spki)}
-    return judge_jwk.JWKRegistry.import_key(document)
-
-
-def judged(key: PrivateKey, data: bytes, *, strict: bool = False) -> judge_jws.CompactSignature:
-    """By joserfc, with nothing from us but the public key as JWK."""
-    registry = judge_jws.JWSRegistry(algorithms=[key.algorithm.jose], strict_check_header=strict)
-    if not strict:
-        registry.max_header_length, registry.max_payload_length = 4096, 4 << 20
-    with warnings.catch_warnings():
-        # It says that RFC 9864 has a newer name for EdDSA; Debian 13's joserfc does not know that one.
-        warnings.filterwarnings("ignore", message="EdDSA is deprecated")
-        return judge_jws.deserialize_compact(data, public(key.spki), registry=registry)
-
-
 def assembled(key: PrivateKey, header: dict[str, Any] | bytes, payload: bytes = PAYLOAD) -> bytes:
     """Signed over any header whatever: what an attacker with a key of his own can send."""
     raw = header if isinstance(header, bytes) else canonical.encode(header)
@@ -66,12 +48,12 @@ def header_of(key: PrivateKey, **changes: Any) -> dict[str, Any]:
 
 
 def test_an_independent_library_verifies_it(party: Party) -> None:
-    found = judged(party.private, party.jws())
+    found = judges.joserfc(party.spki, party.jws())
     assert found.payload == PAYLOAD
     header = found.headers()
-    assert header["kid"] == public(party.spki).thumbprint()
+    assert header["kid"] == judges.public_jwk(party.spki).thumbprint()
     assert (header[jws.CONTEXT], header[jws.AUDIENCE]) == (CONTEXT, AUDIENCE)
-    plain = judged(party.private, party.jws(context="", audience=""), strict=True)
+    plain = judges.joserfc(party.spki, party.jws(context="", audience=""), strict=True)
     assert plain.headers().keys() == {"alg", "kid", "typ"}
 
 
@@ -127,7 +109,7 @@ def test_the_other_s_is_refused(party: Party, document: bytes) -> None:
     half = len(raw) // 2
     if kind.order:
         raw = raw[:half] + (kind.order - int.from_bytes(raw[half:], "big")).to_bytes(half, "big")
-        assert judged(party.private, signed + b"." + jws.b64url(raw).encode()).payload == PAYLOAD
+        assert judges.joserfc(party.spki, signed + b"." + jws.b64url(raw).encode()).payload == PAYLOAD
     else:
         raw = raw[:half] + (int.from_bytes(raw[half:], "little") + (1 << 252)).to_bytes(half, "little")
     with pytest.raises(SignatureInvalid):
@@ -205,7 +187,7 @@ def test_what_is_built_is_read_back(payload: bytes, context: str, audience: str)
         return
     found = jws.decode(data)
     assert (found.compact.payload, found.context, found.audience) == (payload, context, audience)
-    assert judged(key, data).payload == payload
+    assert judges.joserfc(key.spki, data).payload == payload
 
 
 @given(st.binary(max_size=300))
