@@ -22,6 +22,7 @@ from agent.verify.signed import Judge, KeyVerdict
 from agent.verify.workload import Workload
 from tests.support import format_vectors as vectors
 from tests.support import judges
+from tests.support.formats import PAYLOAD
 
 
 def cases(name: str) -> Iterator[Any]:
@@ -100,7 +101,7 @@ def test_independent_libraries_take_it(case: dict[str, Any]) -> None:
         data = case["jws"].encode() if case["kind"] == "jws" else token(case)
         payload = judges.joserfc(spki, data).payload or b""
         digest = hashlib.sha256(payload).hexdigest()
-        assert digest == case["steps"].get("payload_sha256", hashlib.sha256(vectors.PAYLOAD).hexdigest())
+        assert digest == case["steps"].get("payload_sha256", hashlib.sha256(PAYLOAD).hexdigest())
     else:
         data = bytes.fromhex(case["cose"]) if case["kind"] == "cose" else token(case)
         assert judges.pycose(spki, data, detached(case))
