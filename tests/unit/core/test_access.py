@@ -174,6 +174,12 @@ def test_an_explanation_is_the_decision_and_says_what_did_not_match() -> None:
     assert (nothing.decision.rule, nothing.source, len(nothing.passed)) == ("default", "", 5)
 
 
+def test_whom_rules_only_deny_is_not_listened_to() -> None:
+    rules = policy(rule("no", "deny"), rule("bobs", who={"user": "bob"}))
+    assert not rules.admits(WEB)
+    assert rules.admits(Who(BOB, BOB))
+
+
 def test_root_is_allowed_unless_a_rule_says_otherwise() -> None:
     root, boxed = Who(ROOT, ROOT), Who(ROOT, ROOT, container=BOX)
     assert Rules().decide(root, Wish("keys.destroy", "any/key")).allowed

@@ -130,6 +130,8 @@ def test_each_connection_is_judged_by_itself(peer: Peer) -> None:
         replace(peer.caller, groups=(51,), unit="staff"),
     ):
         assert not guard.decide(other, SIGN).allowed
+    boxed = replace(peer.caller, container="a" * 64)
+    assert who_of(boxed).container == boxed.container
     # The process number is not part of it.
     assert who_of(peer.caller) == who_of(replace(peer.caller, pid=1))
 
