@@ -81,6 +81,12 @@ def test_users_and_groups(folder: Path) -> None:
     assert (stranger.uid, stranger.groups, stranger.groups_unknown) == (STRANGER, (), False)
 
 
+def test_the_effective_user_counts(folder: Path) -> None:
+    with connected(folder, ["setpriv", "--euid", str(STRANGER), "--egid", str(GROUP), "--clear-groups"]) as peer:
+        assert (peer.caller.uid, peer.caller.gid) == (STRANGER, GROUP)
+        assert of_process(peer.caller.pid, Path("/proc")) == peer.caller
+
+
 def test_more_groups_than_are_read_are_unknown(folder: Path) -> None:
     edge, over = (range(1, peers.MAX_GROUPS + more) for more in (1, 2))
     assert seen(folder, as_user(MEMBER, *edge)).groups == tuple(edge)
