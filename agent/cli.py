@@ -27,11 +27,12 @@ COMMANDS = {
     "status": "Show on one screen whether this machine can attest, unlock and sign.",
     "sign": "Have a file signed by the attested key, or by a named one; prints a bundle.",
     "keys": "Make, list, rotate, destroy and attest keys that never leave the agent.",
-    "verify": "Verify a signature bundle, offline.",
+    "verify": "Verify a bundle, a key, a JWS, COSE_Sign1 or EAT, offline.",
     "evidence": "Collect, show or verify evidence: SNP reports, TDX quotes.",
     "eventlog": "Show a TDX guest's event log, replay it against RTMRs, extend an RTMR.",
     "endorsements": "Fetch, list and prune the vendor's certificates, CRLs and TCB information.",
     "disk": "Bind, test, list, unlock and unbind LUKS2 volumes.",
+    "audit": "Verify the audit log's chain, or show its newest records.",
     "daemon": "Run the agent: signer, fetcher and quoter.",
 }
 """Name and the module's own HELP, kept here so that --help imports nothing; a test compares them."""

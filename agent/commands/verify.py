@@ -27,7 +27,7 @@ from agent.verify.signedtext import key_lines
 from agent.verify.text import bundle_lines, check_lines
 from agent.verify.workload import Workload
 
-HELP = "Verify a signature bundle, offline."
+HELP = "Verify a bundle, a key, a JWS, COSE_Sign1 or EAT, offline."
 
 _EXAMPLE = """examples:
   tee-agent verify release.bundle --payload release.tar --policy policy.json
