@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from agent.daemon.threads import in_thread
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 10.0
 """Between two tries to write a log that can't be written, when nobody asks."""
-MAX_PENDING = 4096
+MAX_PENDING, MAX_BATCH = 4096, 128
 RESERVE = 262_144
 """Free bytes on the disk that a key change wants: its own record must fit."""
 _TEXT = 200
@@ -75,7 +75,7 @@ class Audit:
         self.folder: Path = config.folder
         self._file = LogFile(config.folder, config.max_bytes, config.keep_files, boot_id, now)
         self._now, self.since = now, now()
-        self._lock = threading.RLock()
+        self._lock, self._queueing = threading.RLock(), threading.Lock()
         self._pending: deque[Draft] = deque()
         self._lost = 0
         self._unsynced = False
@@ -99,8 +99,13 @@ class Audit:
     # What happened.
 
     def event(self, kind: str, *, severity: str, caller: Mapping[str, Any] | None = None, **fields: Any) -> None:
-        """One record, on the disk or, with ``trouble``, in memory. Fields: text, whole numbers; no secrets."""
-        self._add(self._draft(kind, severity, caller, fields), sync=True)
+        """One record, on the disk or, with ``trouble``, in memory. Fields: text, whole numbers; no secrets.
+
+        Raises FormatError for a kind, severity or name of a field that no record can have.
+        """
+        draft = self._draft(kind, severity, caller, fields)
+        self._file.require(draft)
+        self._add(draft, sync=True)
 
     def signed(self, caller: Caller, key_id: str) -> None:
         """One signature: counted by caller, key and second, and written within two seconds."""
@@ -137,17 +142,24 @@ class Audit:
     # To the disk.
 
     def _add(self, draft: Draft, *, sync: bool) -> None:
-        with self._lock:
-            self._queue(draft)
-            if self._trouble is None or time.monotonic() - self._tried >= TICK_SECONDS:
-                self._write(sync=sync)
+        """Without ``sync`` nobody waits: what can't be written at once, flush or the next event writes."""
+        self._queue(draft)
+        if self._lock.acquire(blocking=sync):
+            try:
+                if self._trouble is None or time.monotonic() - self._tried >= TICK_SECONDS:
+                    self._write(sync=sync)
+            finally:
+                self._lock.release()
 
-    def _queue(self, draft: Draft) -> None:
-        self._hour.add(draft.time, draft.severity)
-        if len(self._pending) < MAX_PENDING:
-            self._pending.append(draft)
-        else:
-            self._lost += 1
+    def _queue(self, draft: Draft, *, first: bool = False) -> None:
+        with self._queueing:
+            self._hour.add(draft.time, draft.severity)
+            if first:
+                self._pending.appendleft(draft)
+            elif len(self._pending) < MAX_PENDING:
+                self._pending.append(draft)
+            else:
+                self._lost += 1
 
     def _write(self, *, sync: bool) -> None:
         """All that is pending. Raises nothing: what fails is ``trouble``."""
@@ -156,10 +168,11 @@ class Audit:
             if not self._file.ready:
                 self._recover()
             if self._lost:
-                self._put([Draft(self._now(), "log.lost", "alert", fields={"events": self._lost})])
-                self._lost = 0
-            while self._pending:
-                for _ in range(self._put(self._pending)):
+                lost = self._lost
+                self._put([Draft(self._now(), "log.lost", "alert", fields={"events": lost})])
+                self._lost -= lost
+            while waiting := tuple(self._pending)[:MAX_BATCH]:
+                for _ in range(self._put(waiting)):
                     self._pending.popleft()
             if sync and self._unsynced:
                 self._file.sync()
@@ -167,23 +180,26 @@ class Audit:
         except (OSError, Conflict) as error:
             self._trouble = _unwritable(self.folder, error)
             self._wake()
-        else:
-            self._trouble = None
+            return
+        if self._trouble:
+            reason, self._trouble = self._trouble.message, None
+            self._queue(Draft(self._now(), "log.resumed", "warning", fields={"reason": _text(reason)}))
+            self._write(sync=sync)
 
-    def _put(self, drafts: Iterable[Draft]) -> int:
+    def _put(self, drafts: Sequence[Draft]) -> int:
         self._unsynced = True
-        return self._file.write(list(drafts))
+        return self._file.write(drafts)
 
     def _recover(self) -> None:
         self._file.lock()
         records, notes = self._file.recover()
         if not self._seen:
             self._seen = True
-            for record in records:
-                self._hour.add(record.time, record.severity)
+            with self._queueing:
+                for record in records:
+                    self._hour.add(record.time, record.severity)
         for note in reversed(notes):
-            self._hour.add(note.time, note.severity)
-            self._pending.appendleft(note)
+            self._queue(note, first=True)
 
     def flush(self) -> None:
         """Write and fsync what is pending and what was counted; with ``trouble``, counting goes on."""
@@ -206,7 +222,8 @@ class Audit:
         if not self._woken:
             self._woken = True
             if self._loop:
-                self._loop.call_soon_threadsafe(self._due.set)
+                with suppress(RuntimeError):  # the loop is over
+                    self._loop.call_soon_threadsafe(self._due.set)
 
     async def run(self) -> None:
         """Writes what is counted, a second after the first of it: an idle signer is not woken."""
@@ -229,7 +246,7 @@ class Audit:
     # How it stands.
 
     @property
-    def trouble(self) -> TeeAgentError | None:
+    def trouble(self) -> ServerError | None:
         """Why key changes are refused; None where they are not."""
         return self._trouble or self._short()
 
@@ -244,28 +261,32 @@ class Audit:
 
     def require_writable(self) -> None:
         """Tries again first. Raises ServerError (``server.audit``): what can't be told must not be done."""
-        with self._lock:
-            if self._trouble:
+        if self._trouble:
+            with self._lock:
                 self._write(sync=True)
-            if trouble := self._trouble or self._short():
-                raise trouble
+        if trouble := self.trouble:
+            raise trouble
 
     def head(self) -> bytes:
         """The digest of the last record, 32 bytes."""
         return self._file.head
 
     def summary(self) -> dict[str, Any]:
-        """For the status: ``last_hour`` counts records by severity, as far back as the log's end was read."""
-        with self._lock:
-            trouble = self.trouble
-            return {
-                "seq": self._file.seq,
-                "head": self._file.head.hex(),
-                "since": rfc3339(self.since),
-                "trouble": problem.document(trouble) if trouble else None,
-                "waiting": len(self._pending) + self._lost,
-                "last_hour": self._hour.counts(self._now()),
-            }
+        """For the status, without waiting for the disk: ``last_hour`` counts records by severity.
+
+        Those of the time before this process as far as they stand in the window that recovery read.
+        """
+        trouble, (seq, head) = self.trouble, self._file.place
+        with self._queueing:
+            counts = self._hour.counts(self._now())
+        return {
+            "seq": seq,
+            "head": head.hex(),
+            "since": rfc3339(self.since),
+            "trouble": problem.document(trouble) if trouble else None,
+            "waiting": len(self._pending) + self._lost,
+            "last_hour": counts,
+        }
 
 
 def _unwritable(folder: Path, error: OSError | Conflict) -> ServerError:

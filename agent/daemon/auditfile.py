@@ -49,7 +49,7 @@ class LogFile:
         self._lock = self._fd = -1
         self._size = self._first = 0
         self._next = b""
-        self.seq, self.head = -1, audit.START
+        self.place = (-1, audit.START)
 
     def lock(self) -> None:
         """Held until release. Raises Conflict when another process writes this log."""
@@ -66,6 +66,16 @@ class LogFile:
                 code="conflict.running",
             ) from error
         self._lock = lock
+
+    @property
+    def seq(self) -> int:
+        """Of the last record, -1 where there is none; ``place`` has both at once, for other threads."""
+        return self.place[0]
+
+    @property
+    def head(self) -> bytes:
+        """Its digest."""
+        return self.place[1]
 
     @property
     def ready(self) -> bool:
@@ -86,7 +96,7 @@ class LogFile:
                 notes = self._aside(fd, found, size)
                 self._first = auditdisk.first_seq(fd, found)
                 self._fd, self._size = os.dup(fd), size - len(found.torn)
-                self.seq, self.head = found.last.seq, found.head
+                self.place = (found.last.seq, found.head)
                 return found.records, notes
         finally:
             os.close(fd)
@@ -101,7 +111,7 @@ class LogFile:
     def _continue(self) -> list[Draft]:
         """A new file behind the newest full one that has a record."""
         notes: list[Draft] = []
-        self.seq, self.head, reason = -1, audit.START, "first"
+        self.place, reason = (-1, audit.START), "first"
         for path in reversed(auditdisk.full_files(self._folder)):
             fd = os.open(path, auditdisk.READ)
             try:
@@ -111,7 +121,7 @@ class LogFile:
             if found.last is None or found.torn:
                 notes.append(self._note("log.damaged", "alert", file=path.name))
             if found.last is not None:
-                self.seq, self.head, reason = found.last.seq, found.head, "continued"
+                self.place, reason = (found.last.seq, found.head), "continued"
                 break
         self._prepare(reason)
         self._install()
@@ -150,8 +160,12 @@ class LogFile:
             lines.append(line)
             head, size = audit.digest(line), size + len(line) + 1
         self._append(b"\n".join(lines) + b"\n")
-        self.seq, self.head = self.seq + len(lines), head
+        self.place = (self.seq + len(lines), head)
         return len(lines)
+
+    def require(self, draft: Draft) -> None:
+        """Raises FormatError for a draft that can't become a record."""
+        self._line(draft, 0, audit.START)
 
     def _line(self, draft: Draft, seq: int, prev: bytes) -> bytes:
         document = {
@@ -178,8 +192,12 @@ class LogFile:
         self._size += len(data)
 
     def sync(self) -> None:
-        """What was written is on the disk."""
-        os.fsync(self._fd)
+        """What was written is on the disk. After an error nobody knows what is: recover looks."""
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            self.close()
+            raise
 
     def _rotate(self) -> None:
         """Raises OSError; then recover sees to it, from whatever step."""
@@ -206,7 +224,7 @@ class LogFile:
         auditdisk.sync_folder(self._folder)
         self.close()
         self._fd = os.open(self._folder / CURRENT, auditdisk.APPEND)
-        self.seq, self.head = self.seq + 1, audit.digest(self._next)
+        self.place = (self.seq + 1, audit.digest(self._next))
         self._first, self._size = self.seq, len(self._next) + 1
 
     def close(self) -> None:
