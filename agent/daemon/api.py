@@ -25,17 +25,17 @@ from agent.daemon.report import Reporter
 
 __all__ = ["BUNDLE_TYPE", "DIGEST_TYPE", "ROUTES", "Api", "Dispatch", "Handler"]
 
-ROUTES: Mapping[str, tuple[str, ...]] = {
-    "/v1/sign": ("POST",),
-    "/v1/challenge": ("POST",),
-    "/v1/status": ("GET",),
-    "/v1/keys": ("GET", "POST"),
-    "/v1/keys/{name}": ("GET", "DELETE"),
-    "/v1/keys/{name}/rotate": ("POST",),
-    "/v1/keys/{name}/sign": ("POST",),
-    "/v1/keys/{name}/attestation": ("GET",),
+ROUTES: Mapping[str, Mapping[str, str]] = {
+    "/v1/sign": {"POST": "sign"},
+    "/v1/challenge": {"POST": "challenge"},
+    "/v1/status": {"GET": "status"},
+    "/v1/keys": {"GET": "keys.list", "POST": "keys.create"},
+    "/v1/keys/{name}": {"GET": "keys.list", "DELETE": "keys.destroy"},
+    "/v1/keys/{name}/rotate": {"POST": "keys.rotate"},
+    "/v1/keys/{name}/sign": {"POST": "sign"},
+    "/v1/keys/{name}/attestation": {"GET": "keys.list"},
 }
-"""All there is; a test walks it."""
+"""All there is, with the access policy's operation for each; a test walks it."""
 TEXTS = frozenset({"context", "audience"})
 NO_PAYLOAD = Payload.of(b"")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from aiohttp.web import BaseRequest, Response
@@ -16,7 +17,8 @@ from aiohttp.web import BaseRequest, Response
 from agent.core.access import Decision, Wish
 from agent.core.errors import Denied, TeeAgentError, UsageError
 from agent.daemon import problem
-from agent.daemon.peers import Peer
+from agent.daemon.guard import OnDenied
+from agent.daemon.peers import Caller, Peer
 
 HEADERS = {"Server": "tee-agent", "Cache-Control": "no-store"}
 
@@ -39,21 +41,33 @@ Routes = Mapping[str, Mapping[str, Handler]]
 class Policy(Protocol):
     """agent.daemon.guard.Guard."""
 
+    on_denied: OnDenied
+
     def require(self, peer: Peer, wish: Wish) -> Decision: ...
+
+    def decide(self, caller: Caller, wish: Wish) -> Decision: ...
 
 
 class Dispatch:
-    """Finds the handler, asks the policy, and gives every refusal the same form."""
+    """Finds the handler, asks the policy, and gives every refusal the same form.
 
-    def __init__(self, routes: Routes, policy: Policy) -> None:
+    ``operations`` names what a path and method are about, for the report of a caller who is not listened to.
+    """
+
+    def __init__(
+        self, routes: Routes, policy: Policy, operations: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    ) -> None:
         self._policy = policy
-        self._fixed = {path: methods for path, methods in routes.items() if "{name}" not in path}
-        self._named = [(path.split("{name}"), methods) for path, methods in routes.items() if "{name}" in path]
+        self._operations = operations
+        self._routes = routes
+        parts = ((path, *path.partition("{name}")) for path in routes)
+        self._named = [(path, before, after) for path, before, found, after in parts if found]
 
     async def answer(self, request: BaseRequest, peer: Peer, *, permitted: bool) -> Response:
         """Never raises a TeeAgentError. After a refusal of the peer itself the connection is closed."""
         try:
             if not permitted:
+                self._report(request, peer)
                 raise Denied(
                     f"uid {peer.caller.uid} may not use this socket",
                     hint="root decides: [daemon] allow_users, allow_groups, or rules in policy.d",
@@ -69,20 +83,30 @@ class Dispatch:
                 response.force_close()
             return response
 
+    def _report(self, request: BaseRequest, peer: Peer) -> None:
+        """What was asked is not read, but told: a path that there is none of counts as a look at the status."""
+        path, _ = self._path(request.path)
+        wish = Wish(self._operations.get(path, {}).get(request.method, "status"))
+        self._policy.on_denied(peer.caller, wish, self._policy.decide(peer.caller, wish))
+
     def _find(self, request: BaseRequest) -> tuple[Handler, str]:
-        methods, name = self._path(request.path)
+        path, name = self._path(request.path)
+        methods = self._routes.get(path)
+        if methods is None:
+            raise UsageError("there is no such path", hint="see docs/api.md", code="usage.path")
         if request.method not in methods:
             raise UsageError("this path does not take this method", hint=", ".join(methods), code="usage.method")
         return methods[request.method], name
 
-    def _path(self, path: str) -> tuple[Mapping[str, Handler], str]:
-        if path in self._fixed:
-            return self._fixed[path], ""
-        for (before, after), methods in self._named:
+    def _path(self, path: str) -> tuple[str, str]:
+        """The path as the table has it, and its variable part."""
+        if path in self._routes:
+            return path, ""
+        for known, before, after in self._named:
             name = path[len(before) : len(path) - len(after)]
             if path.startswith(before) and path.endswith(after) and name and "/" not in name:
-                return methods, name
-        raise UsageError("there is no such path", hint="see docs/api.md", code="usage.path")
+                return known, name
+        return "", ""
 
 
 def refusal(error: TeeAgentError) -> Response:

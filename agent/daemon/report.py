@@ -72,6 +72,7 @@ class Reporter:
     named: NamedKeys
     connections: Callable[[], int]
     notes: Callable[[], Iterable[str]]
+    audit: Callable[[], Mapping[str, Any]]
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "status"))
     """Its own: a process that does not answer must not keep quotes waiting."""
 
@@ -79,7 +80,7 @@ class Reporter:
         """Asks the other processes too, ASK_SECONDS each at the most."""
         named = {"generations": self.named.count, "waiting": self.named.waiting, "trouble": _told(self.named.trouble)}
         found = await asyncio.get_running_loop().run_in_executor(self.threads, self._status)
-        return {**found, "named_keys": named}
+        return {**found, "named_keys": named, "audit": self.audit()}
 
     def _status(self) -> dict[str, Any]:
         key, trouble = self.ring.held, self.ring.trouble

@@ -12,19 +12,20 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from agent import rulefiles
+from agent import __version__, rulefiles
 from agent.core.bundle_parts import MAX_OBJECTS
 from agent.core.config import Config
 from agent.core.errors import ConfigError, TeeAgentError
 from agent.core.model import Endorsements, Evidence, Tee
-from agent.daemon import privileges, sockets
-from agent.daemon.api import Api, Dispatch
+from agent.daemon import auditdisk, privileges, sockets
+from agent.daemon.api import ROUTES, Api, Dispatch
+from agent.daemon.audit import Audit
 from agent.daemon.batch import Batcher
 from agent.daemon.front import Front
 from agent.daemon.guard import Guard
 from agent.daemon.journal import Reports
 from agent.daemon.keyapi import KeyApi
-from agent.daemon.keys import Attester, Complete, KeyRing, Terms
+from agent.daemon.keys import Attester, Complete, KeyRing, Log, Terms
 from agent.daemon.named import Limits, NamedKeys
 from agent.daemon.names import QUOTER, SIGNER, SOCKETS, socket_path
 from agent.daemon.remote import RemoteQuoter
@@ -95,6 +96,7 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     guard = Guard(partial(rulefiles.load, config))
     listener = sockets.listen(config.daemon.runtime_dir, SOCKETS[SIGNER])
     _more_descriptors()
+    auditdisk.prepare(config.audit.folder, user.uid, user.gid)
     if os.geteuid() == 0:
         privileges.leave_network()
     privileges.become(user)
@@ -111,18 +113,22 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
         nonce = newest_nonce(folder)
         ring = KeyRing(terms, quotes, complete, nonce)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
-        reports = Reports()
+        audit = Audit(config.audit, terms.scope.boot_id)
+        audit.open(__version__)
+        reports = Reports(audit)
         named = NamedKeys(Attester(terms, quotes, complete, nonce), limits, reports.ended)
         batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
         front = Front(guard)
-        reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes)
+        reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes, audit.summary)
         api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports), reports)
         guard.install(life)
+        guard.on_denied = audit.denied
         work = (
-            ring.run(life.log_error),
-            named.run(life.log_error),
+            ring.run(_told(life, audit)),
+            named.run(_told(life, audit)),
             batcher.run(),
-            front.run(listener.sock, Dispatch(api.routes(), guard)),
+            audit.run(),
+            front.run(listener.sock, Dispatch(api.routes(), guard, ROUTES)),
         )
         tasks = [asyncio.create_task(each) for each in work]
         life.notifier.ready(f"serves {listener.path}")
@@ -130,8 +136,19 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
         for task in tasks:
             task.cancel()
         await front.drain()
+        audit.close()
 
     return live(life, main)
+
+
+def _told(life: Life, audit: Audit) -> Log:
+    """For what fails by itself: the journal has it, and the audit log."""
+
+    def tell(what: str, error: TeeAgentError) -> None:
+        life.log_error(what, error)
+        audit.failed(what, error)
+
+    return tell
 
 
 async def _until_stopped(life: Life, tasks: list[asyncio.Task[None]]) -> None:

@@ -173,6 +173,8 @@ def write_config(folder: Path, simulator: Simulator, more: str = "", **daemon: A
         more,
         # No test asks a genuine vendor's service.
         *("[endorsements]", 'kds_url = "http://127.0.0.1:1"', 'pcs_url = "http://127.0.0.1:1"', "seconds = 1"),
+        "[audit]",
+        f"folder = {json.dumps(str(folder / 'audit'))}",
         "[daemon]",
         *(f"{name} = {json.dumps(value)}" for name, value in section.items()),
     ]
