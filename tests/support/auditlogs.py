@@ -1,0 +1,79 @@
+"""Audit logs in tests: a log over a folder, and a writer process that dies at a step of its own.
+
+``python -m tests.support.auditlogs FOLDER STEP EVENTS``: writes EVENTS events, says each one's number on stdout when
+it is done, and kills itself (SIGKILL) when it has made STEP calls of fsync, rename, ftruncate or write.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.auditlog import Verified, last, verify_folder
+from agent.core.auditconfig import AuditConfig
+from agent.daemon.audit import Audit
+from agent.daemon.peers import Caller
+
+BOOT = "01234567-89ab-cdef-0123-456789abcdef"
+CALLER = Caller(77, 1000, 1000, (), "app.service", "")
+WHO = {"uid": 1000, "gid": 1000, "unit": "app.service", "container": ""}
+STEPS = ("fsync", "rename", "ftruncate", "write")
+SMALL = 4096
+"""Bytes of a file before rotation: less than a configuration may ask for."""
+
+
+def opened(folder: Path, max_bytes: int = SMALL, keep: int = 100, **more: Any) -> Audit:
+    log = Audit(AuditConfig(folder, max_bytes, keep), BOOT, **more)
+    log.open("1.0")
+    return log
+
+
+def told(folder: Path, head: bytes | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """Kinds and fields of a log that must verify."""
+    verify(folder, head)
+    lines = last(folder, 100_000)
+    return [(line.record.kind, dict(line.record.fields)) for line in lines if line.record]
+
+
+def verify(folder: Path, head: bytes | None = None) -> Verified:
+    return verify_folder(folder, head)
+
+
+class Killer:
+    """Counts the process's steps; kills it before the one that is wanted, a write in its middle."""
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted, self._made = wanted, 0
+
+    def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            self._made += 1
+            if self._made == self._wanted:
+                if name == "write" and len(args[1]) > 1:
+                    real(args[0], bytes(args[1])[: len(args[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        return step
+
+
+def main(folder: Path, wanted: int, events: int) -> None:
+    out = os.dup(1)
+    say, killer = os.write, Killer(wanted)
+    for name in STEPS:
+        setattr(os, name, killer.wrap(name, getattr(os, name)))
+    log = opened(folder)
+    for number in range(events):
+        log.event("key.created", severity="notice", caller=WHO, key=f"n/{number}", note="x" * 190)
+        say(out, f"{number} {log.head().hex()}\n".encode())
+    log.signed(CALLER, "ab" * 32)
+    log.close()
+    say(out, f"end {log.head().hex()}\n".encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
