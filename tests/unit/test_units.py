@@ -13,9 +13,10 @@ import pytest
 
 from agent import rulefiles
 from agent.commands import endorsements
+from agent.core.auditconfig import AuditConfig
 from agent.core.config import DaemonConfig, EvidenceConfig
 from agent.core.errors import ConfigError, Denied, PlatformError
-from agent.daemon import fetcher, names, sockets
+from agent.daemon import auditdisk, fetcher, names, sockets
 from agent.settings import DEFAULT_PATH
 from tests.support import tools
 
@@ -196,6 +197,8 @@ def test_folders_are_made_and_root_s() -> None:
     fetcher_user = DaemonConfig().fetcher_user
     owners = {Path(row[1]): row[2:5] for row in rows}
     assert owners.pop(EvidenceConfig().endorsements) == ["0755", fetcher_user, fetcher_user]
+    signer_user = DaemonConfig().signer_user
+    assert owners.pop(AuditConfig().folder) == [f"{auditdisk.FOLDER_MODE:04o}", signer_user, signer_user]
     assert set(map(tuple, owners.values())) == {("0755", "root", "root")}
     assert {DaemonConfig().runtime_dir, EvidenceConfig().endorsements, DEFAULT_PATH.parent} <= made
     assert DEFAULT_PATH.parent / rulefiles.FOLDER in made
@@ -207,6 +210,14 @@ def test_the_signer_takes_a_new_access_policy_and_can_t_write_one() -> None:
     assert unit["ReadOnlyPaths"] == [str(DEFAULT_PATH.parent)]
     assert unit["ProtectSystem"] == ["strict"]
     assert "ReadWritePaths" not in unit
+
+
+def test_the_signer_writes_its_audit_log_and_nothing_else() -> None:
+    unit = read(ROLES[names.SIGNER])
+    assert [Path("/var/log") / word for word in words(unit, "LogsDirectory")] == [AuditConfig().folder]
+    assert unit["LogsDirectoryMode"] == [f"{auditdisk.FOLDER_MODE:04o}"]
+    writable = ("ReadWritePaths", "StateDirectory", "CacheDirectory", "RuntimeDirectory", "BindPaths")
+    assert [key for key in writable if key in unit] == []
 
 
 def test_the_vendor_is_asked_by_the_fetcher_s_user_and_only_if_the_configuration_says_so() -> None:
