@@ -51,6 +51,8 @@ pytestmark = pytest.mark.fuse
 CHOSEN = hashlib.sha512(b"chosen by the thief").digest()
 NONCE = hashlib.sha256(b"the service's nonce").hexdigest()
 FIELDS = ("report_data", "reportData", "inblob", "user_data", "data", "nonce", "challenge", "digest", "root", "payload")
+NOT_TRIED = ("config", "json", "quiet", "follow")
+"""Options that every command has; and following a file, which never ends and has no value to choose."""
 METHODS = ("tas", "signing_key", "challenge_batch", "collect", "compat", "quote", "report", "get_quote", "raw", "state")
 
 RECORDING = """
@@ -281,9 +283,7 @@ def command_lines(daemon: Daemon, folder: Path) -> Iterator[list[str]]:
         for words, actions in options(parser):
             common = ["--config", str(daemon.config)]
             places = [action for action in actions if not action.option_strings]
-            switches = [
-                action for action in actions if action.option_strings and action.dest not in ("config", "json", "quiet")
-            ]
+            switches = [action for action in actions if action.option_strings and action.dest not in NOT_TRIED]
             yield from ([name, *words, *common, *(value for _ in places)] for value in values)
             for switch in switches:
                 given = [[]] if switch.nargs == 0 else [[value] for value in values]
