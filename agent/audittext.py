@@ -16,6 +16,7 @@ _WORDS: Mapping[str, str] = {
     "log.lost": "{events} events could not be kept while the log could not be written",
     "log.resumed": "the log is written again; {reason}",
     "agent.started": "the signer started, version {version}",
+    "key.attested": "the agent's own key is {key_id}, for {use}",
     "key.created": "key {key} was made: generation {generation}, {algorithm}, for {use}",
     "key.rotated": "key {key} was rotated: generation {generation} is its newest",
     "key.destroyed": "key {key} was destroyed",
@@ -24,6 +25,7 @@ _WORDS: Mapping[str, str] = {
     "key.signed.others": "{count} more signatures, of callers and keys too many to count one by one",
     "denied": "{operation} was refused: {reason} (rule {rule})",
     "denied.more": "{count} more refusals, too many to tell one by one",
+    "failed.more": "{what}: {count} more times",
     "failed": "{what}: {message} [{code}]",
 }
 _SHOWN_SEPARATELY = frozenset({"reason", "rule", "operation"})

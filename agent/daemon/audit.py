@@ -20,11 +20,12 @@ from typing import Any
 
 from agent.core.access import Decision, Wish
 from agent.core.auditconfig import AuditConfig
-from agent.core.canonical import MAX_INTEGER, printable, rfc3339
+from agent.core.canonical import rfc3339
 from agent.core.errors import Conflict, ServerError, TeeAgentError
-from agent.daemon import problem
+from agent.daemon import auditdraft, problem
 from agent.daemon.auditcount import Counts, Flood, Hour
-from agent.daemon.auditfile import Draft, LogFile
+from agent.daemon.auditdraft import Draft, Who
+from agent.daemon.auditfile import LogFile
 from agent.daemon.peers import Caller
 from agent.daemon.threads import in_thread
 
@@ -34,34 +35,9 @@ RETRY_SECONDS = 10.0
 MAX_PENDING, MAX_BATCH = 4096, 128
 RESERVE = 262_144
 """Free bytes on the disk that a key change wants: its own record must fit."""
-_TEXT = 200
 
-Who = tuple[int, int, str, str] | None
-"""uid, gid, unit, container; None for everybody who found no room."""
-
-
-def identity(caller: Caller) -> dict[str, Any]:
-    """The caller as a record has it."""
-    return _caller(_who(caller)) or {}
-
-
-def _who(caller: Caller) -> Who:
-    return caller.uid, caller.gid, _text(caller.unit), _text(caller.container)
-
-
-def _caller(who: Who) -> dict[str, Any] | None:
-    return dict(zip(("uid", "gid", "unit", "container"), who, strict=True)) if who else None
-
-
-def _text(value: str) -> str:
-    """Foreign text for a record: nothing that could repaint a terminal, and not much of it."""
-    return printable(value[:_TEXT]).encode("utf-8", "replace")[:_TEXT].decode("utf-8", "ignore")
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    return value if isinstance(value, int) and abs(value) <= MAX_INTEGER else _text(str(value))
+Source = tuple[str, Who, str]
+"""Kind of a record, its caller, and what failed."""
 
 
 def _now() -> datetime:
@@ -82,8 +58,8 @@ class Audit:
         self._tried = 0.0
         self._trouble: ServerError | None = None
         self._signed: Counts[tuple[Who, str, datetime]] = Counts((None, "", self.since))
-        self._refused: Counts[tuple[Who, str]] = Counts((None, "denied"))
-        self._flood: Flood[tuple[Who, str]] = Flood()
+        self._refused: Counts[Source] = Counts(("denied", None, ""))
+        self._flood: Flood[Source] = Flood()
         self._hour, self._seen = Hour(), False
         self._due, self._woken = asyncio.Event(), False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,23 +85,23 @@ class Audit:
 
     def signed(self, caller: Caller, key_id: str) -> None:
         """One signature: counted by caller, key and second, and written within two seconds."""
-        self._signed.add((_who(caller), key_id, self._now()))
+        self._signed.add((auditdraft.who(caller), key_id, self._now()))
         self._wake()
 
     def denied(self, caller: Caller, wish: Wish, decision: Decision) -> None:
         """A refusal by the access policy, as agent.daemon.guard tells it."""
-        who = _who(caller)
+        who = auditdraft.who(caller)
         wished = {name: getattr(wish, name) for name in ("key", "use", "format", "context", "audience")}
         about = {name: value for name, value in wished.items() if value}
         fields = {"operation": wish.operation, "rule": decision.rule, "reason": decision.reason, **about}
-        self._often((who, "denied"), self._draft("denied", "warning", _caller(who), fields))
+        self._often(("denied", who, ""), self._draft("denied", "warning", auditdraft.document(who), fields))
 
     def failed(self, what: str, error: TeeAgentError) -> None:
         """Something of the agent's own that failed, such as evidence for its key; repetitions are counted."""
         fields = {"what": what, "code": error.code, "message": error.message}
-        self._often((None, f"failed.{_text(what)}"), self._draft("failed", "warning", None, fields))
+        self._often(("failed", None, auditdraft.text(what)), self._draft("failed", "warning", None, fields))
 
-    def _often(self, source: tuple[Who, str], draft: Draft) -> None:
+    def _often(self, source: Source, draft: Draft) -> None:
         if self._flood.admits(source, time.monotonic()):
             self._add(draft, sync=False)
         else:
@@ -133,11 +109,7 @@ class Audit:
         self._wake()
 
     def _draft(self, kind: str, severity: str, caller: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Draft:
-        who = None
-        if caller is not None:
-            texts = {name: _text(str(caller.get(name, ""))) for name in ("unit", "container")}
-            who = {"uid": caller["uid"], "gid": caller["gid"], **texts}
-        return Draft(self._now(), kind, severity, who, {name: _plain(value) for name, value in fields.items()})
+        return auditdraft.draft(self._now(), kind, severity, caller, fields)
 
     # To the disk.
 
@@ -183,7 +155,7 @@ class Audit:
             return
         if self._trouble:
             reason, self._trouble = self._trouble.message, None
-            self._queue(Draft(self._now(), "log.resumed", "warning", fields={"reason": _text(reason)}))
+            self._queue(Draft(self._now(), "log.resumed", "warning", fields={"reason": auditdraft.text(reason)}))
             self._write(sync=sync)
 
     def _put(self, drafts: Sequence[Draft]) -> int:
@@ -208,15 +180,20 @@ class Audit:
             if self._trouble is None:
                 for (who, key_id, second), count in self._signed.take().items():
                     self._queue(self._signatures(who, key_id, second, count))
-                for (who, what), count in self._refused.take().items():
-                    self._queue(Draft(self._now(), f"{what}.more", "warning", _caller(who), {"count": count}))
+                for source, count in self._refused.take().items():
+                    self._queue(self._more(source, count))
                 self._write(sync=True)
 
     def _signatures(self, who: Who, key_id: str, second: datetime, count: int) -> Draft:
         if not key_id:
             return Draft(self._now(), "key.signed.others", "info", fields={"count": count})
-        fields = {"key_id": _text(key_id), "second": rfc3339(second), "count": count}
-        return Draft(self._now(), "key.signed", "info", _caller(who), fields)
+        fields = {"key_id": auditdraft.text(key_id), "second": rfc3339(second), "count": count}
+        return Draft(self._now(), "key.signed", "info", auditdraft.document(who), fields)
+
+    def _more(self, source: Source, count: int) -> Draft:
+        kind, who, what = source
+        fields = {"what": what, "count": count} if what else {"count": count}
+        return Draft(self._now(), f"{kind}.more", "warning", auditdraft.document(who), fields)
 
     def _wake(self) -> None:
         if not self._woken:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,10 @@ from agent.core.canonical import rfc3339
 from agent.core.errors import Conflict
 from agent.daemon import auditdisk
 from agent.daemon.auditdisk import CURRENT, LOCK, NEW
+from agent.daemon.auditdraft import Draft
 
 MAX_WRITE = 65_536
 """Bytes of one write at the most: a fraction of the window that recovery looks at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A record without its place in the chain; ``time`` is aware."""
-
-    time: datetime
-    kind: str
-    severity: str
-    caller: Mapping[str, Any] | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LogFile:
