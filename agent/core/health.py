@@ -34,6 +34,7 @@ def judge(facts: Facts, at: datetime) -> tuple[Finding, ...]:
         _initramfs(facts["initramfs"]),
         *_boot(facts.get("boot")),
         *_agent(facts["agent"], at),
+        *_audit(facts["agent"]["status"]),
         _service(facts["service"]),
         *(_volume(volume) for volume in facts["volumes"]),
         *_processes(facts["agent"]),
@@ -131,6 +132,22 @@ def _key(key: Facts, at: datetime) -> Finding:
     if left <= 0:
         return Finding("key", "PROBLEM", f"{text}, EXPIRED", "the agent renews it by itself: see its log")
     return Finding("key", "ok", f"{text}, valid for another {age(left)}")
+
+
+def _audit(status: Facts | None) -> Iterator[Finding]:
+    """The audit log and what its last hour has; nothing where the agent says nothing of it."""
+    found = status.get("audit") if status else None
+    if not found:
+        return
+    if trouble := found["trouble"]:
+        yield Finding("audit", "PROBLEM", trouble["message"], trouble.get("hint", ""))
+    counts = {
+        severity: found["last_hour"][severity] for severity in ("alert", "warning") if found["last_hour"][severity]
+    }
+    words = ", ".join(f"{count} of severity {severity}" for severity, count in counts.items())
+    text = f"record {found['seq']}; in the last hour {words or 'nothing to look at'}"
+    state: State = "PROBLEM" if "alert" in counts else "note" if counts else "ok"
+    yield Finding("audit", state, text, "tee-agent audit tail" if counts else "")
 
 
 def _service(service: Facts) -> Finding:

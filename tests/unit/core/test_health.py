@@ -173,3 +173,18 @@ def test_a_typed_passphrase_is_a_problem_and_says_why(pinned: bool) -> None:
 def test_an_unchecked_root_and_notices_are_noted() -> None:
     states = [state for state, _, _ in boot_findings(root=[], notices=["an added root of trust"])]
     assert states == ["ok", "note", "note"]
+
+
+def audit_findings(trouble: dict[str, str] | None = None, **counts: int) -> list[tuple[str, str]]:
+    hour = {"info": 5, "notice": 1, "warning": 0, "alert": 0, **counts}
+    facts = broken("agent.status.audit", {"seq": 7, "trouble": trouble, "last_hour": hour})
+    found = judge(facts, AT)
+    return [(finding.state, finding.text) for finding in found if finding.subject == "audit"]
+
+
+def test_the_audit_log_s_last_hour_is_on_the_screen() -> None:
+    assert audit_findings() == [("ok", "record 7; in the last hour nothing to look at")]
+    assert audit_findings(warning=3) == [("note", "record 7; in the last hour 3 of severity warning")]
+    assert audit_findings(warning=3, alert=1)[0][0] == "PROBLEM"
+    trouble = {"code": "server.audit", "message": "can't be written", "hint": "free space"}
+    assert audit_findings(trouble)[0] == ("PROBLEM", "can't be written")
