@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from agent.daemon.auditdraft import identity
+from agent.daemon.keys import Attested
 from agent.daemon.keystore import NamedKey
 from agent.daemon.peers import Caller
 from agent.daemon.threads import in_thread
@@ -34,16 +36,24 @@ class Reports:
     async def key(self, kind: str, caller: Caller | None, key: NamedKey, severity: str = "notice") -> None:
         """Something that happened to a named key, told by a thread of its own: a disk may be slow. Raises nothing."""
         if self.journal:
-            who = caller.document() if caller else None
+            who = identity(caller) if caller else None
             told = partial(self.journal.event, kind, severity=severity, caller=who, **_fields(key))
             await in_thread(told)
 
     def ended(self, key: NamedKey) -> None:
         """The same of one that came to its end, while the event loop goes on."""
+        self._meanwhile(self.key("key.ended", None, key, "info"))
+
+    def own(self, key: Attested) -> None:
+        """The same of the agent's own key, which is new."""
         if self.journal:
-            task = asyncio.get_running_loop().create_task(self.key("key.ended", None, key, "info"))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+            told = partial(self.journal.event, "key.attested", severity="info", **_attested(key))
+            self._meanwhile(in_thread(told))
+
+    def _meanwhile(self, telling: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(telling)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     def signed(self, caller: Caller, key_id: str) -> None:
         """One signature; they are counted."""
@@ -57,10 +67,14 @@ class Reports:
 
 
 def _fields(key: NamedKey) -> dict[str, Any]:
+    return {"key": f"{key.namespace}/{key.name}", "generation": key.generation, **_attested(key)}
+
+
+def _attested(key: Attested) -> dict[str, Any]:
+    """The digest of the statement is the one that the evidence binds: the record names both."""
     return {
-        "key": f"{key.namespace}/{key.name}",
         "key_id": key.attachments.key_sha256.hex(),
-        "generation": key.generation,
-        "algorithm": key.algorithm.name,
-        "use": key.use,
+        "statement": key.statement.digest().hex(),
+        "algorithm": key.statement.algorithm,
+        "use": key.statement.use,
     }

@@ -165,8 +165,8 @@ class KeyRing:
     def _is_valid(self) -> bool:
         return self._current is not None and self._current.valid(datetime.now(UTC))
 
-    async def run(self, log: Log) -> None:
-        """Attest, wait, replace: for ever."""
+    async def run(self, log: Log, made: Callable[[AttestedKey], None] = lambda _: None) -> None:
+        """Attest, wait, replace: for ever. ``made`` is told of each key."""
         failures = 0
         while True:
             try:
@@ -178,6 +178,7 @@ class KeyRing:
                 await asyncio.sleep(min(RETRY_MAX, RETRY_SECONDS * 2 ** min(failures - 1, 10)))
                 continue
             self.trouble, failures = None, 0
+            made(self._current)
             self._renew.clear()
             self._tried.set()
             with suppress(TimeoutError):

@@ -124,7 +124,7 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
         guard.install(life)
         guard.on_denied = audit.denied
         work = (
-            ring.run(_told(life, audit)),
+            ring.run(_told(life, audit), reports.own),
             named.run(_told(life, audit)),
             batcher.run(),
             audit.run(),
