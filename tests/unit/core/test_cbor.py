@@ -53,6 +53,8 @@ REFUSED = {
     "simple value": "f0",
     "false in two bytes": "f814",
     "a key twice": "a201010102",
+    "the same pair twice": "a201010101",
+    "negative of 64 bits": "3bffffffffffffffff",
     "keys out of order": "a203040102",
     "shorter key of a later type first": "a22001190111" + "01",
     "array as key": "a18001",
@@ -90,8 +92,13 @@ def test_other_forms_are_refused(name: str) -> None:
 
 def test_bounds() -> None:
     assert cbor.decode(b"\x81" * 8 + b"\0", "it", 9) == [[[[[[[[0]]]]]]]]
-    with pytest.raises(Oversized):
-        cbor.decode(bytes(10), "it", 9)
+    assert cbor.decode(b"\x49" + bytes(9), "it", 10) == bytes(9)
+    with pytest.raises(Oversized, match="more than 9 bytes"):
+        cbor.decode(b"\x49" + bytes(9), "it", 9)
+    with pytest.raises(Oversized, match="1 bytes after its end"):
+        cbor.decode(bytes(2), "it", 9)
+    with pytest.raises(FormatError):
+        cbor.decode(b"\x81" * 5000, "it", 5000)
     with pytest.raises(Truncated):
         cbor.decode(b"\x42\0", "it", 9)
     nested: Any = 0

@@ -157,8 +157,9 @@ def test_another_structure_signed_is_refused(party: Party, document: bytes) -> N
     ],
 )
 def test_other_headers_are_refused(party: Party, document: bytes, changes: dict[Any, Any]) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError) as caught:
         verify_cose(assembled(party.private, header_of(party.private, changes)), document, party.judge(AT))
+    assert (caught.value.code == "format.crit") is (cose.CRIT in changes)
 
 
 def test_one_byte_form_only(party: Party, document: bytes) -> None:

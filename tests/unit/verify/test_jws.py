@@ -138,8 +138,9 @@ def test_the_other_s_is_refused(party: Party, document: bytes) -> None:
     ],
 )
 def test_other_headers_are_refused(party: Party, document: bytes, changes: dict[str, Any]) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError) as caught:
         verify_jws(assembled(party.private, header_of(party.private, **changes)), document, party.judge(AT))
+    assert (caught.value.code == "format.crit") is ("crit" in changes)
 
 
 def test_one_byte_form_only(party: Party, document: bytes) -> None:
