@@ -78,6 +78,9 @@ name = "{VOLUME}"
 device = "{world.image}"
 policy_ids = ["{POLICY_ID}"]
 
+[audit]
+folder = "{world.folder}/audit"
+
 [daemon]
 runtime_dir = "{world.runtime}"
 allow_groups = ["root"]
