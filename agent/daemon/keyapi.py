@@ -91,7 +91,7 @@ class KeyApi:
         defaults: dict[str, Any] = {"algorithm": "Ed25519", "lifetime_seconds": None, "namespace": ""}
         fields = await body.document(call.request, frozenset({"name", "use"}), defaults)
         name, use, algorithm = fields.text("name", 63), fields.text("use", 16), fields.text("algorithm", 32)
-        asked = _named(name, fields.text("namespace", 63), 0, {})
+        asked = _named(name, fields.text("namespace", 64), 0, {})
         lifetime = _seconds(fields.item("lifetime_seconds"), "lifetime_seconds", 1)
 
         async def act(decision: Decision) -> Response:
