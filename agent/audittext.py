@@ -10,7 +10,7 @@ from agent.auditlog import Line
 from agent.core.audit import Record
 from agent.core.canonical import printable, rfc3339, shown
 
-_WORDS: Mapping[str, str] = {
+WORDS: Mapping[str, str] = {
     "log.file": "a file begins ({reason})",
     "log.torn": "the end of the log was torn by a kill: {bytes} bytes are in {file}",
     "log.lost": "{events} events could not be kept while the log could not be written",
@@ -42,7 +42,7 @@ def words(line: Line) -> str:
 
 
 def _said(record: Record) -> str:
-    known = _WORDS.get(record.kind)
+    known = WORDS.get(record.kind)
     fields = {name: printable(str(value)) for name, value in record.fields.items()}
     if known is None or not _names(known) <= fields.keys():
         return " ".join([record.kind, *(f"{name}={shown(str(value), 200)}" for name, value in record.fields.items())])
