@@ -146,6 +146,8 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "short nonce": {"eat_nonce": {eat.JSON: "AAAA", eat.CBOR: bytes(7)}},
     "long nonce": {"eat_nonce": {eat.JSON: "A" * 88, eat.CBOR: bytes(65)}},
     "nonce of another type": {"eat_nonce": {eat.JSON: 1, eat.CBOR: "text of a nonce"}},
+    "nonce beyond ASCII": {"eat_nonce": {eat.JSON: "\u00e9" * 12, eat.CBOR: "\u00e9" * 12}},
+    "evidence beyond ASCII": {"cmw": ["application/vnd.tee-agent.key+json", "\u00e9", 6]},
     "several nonces": {"eat_nonce": {eat.JSON: ["A" * 22] * 2, eat.CBOR: [bytes(16)] * 2}},
     "another profile": {"eat_profile": "urn:uuid:00000000-0000-4000-8000-000000000000"},
     "empty audience": {"aud": ""},
@@ -241,6 +243,35 @@ def eat_with_signature_of(stranger: Party, token: bytes, form: str) -> bytes:
     parts: list[Any] = cbor.decode(token, "token", eat.MAX_BYTES).value
     parts[3] = stranger.private.sign(cose.sig_structure(parts[0], parts[2]))
     return cbor.encode(cbor.Tag(cose.TAG, parts))
+
+
+def test_claims_are_a_map(pki_state: Path) -> None:
+    party = Party.on(machine("snp", pki_state), AT, "eat")
+    for payload in (b"\x80", b"\xf6", b""):
+        headers: dict[int | str, Any] = {eat.COSE_TYP: eat.CWT_TYPE}
+        with pytest.raises(FormatError):
+            verify_eat(cose.build_sign1(party.private.sign, party.spki, headers, payload), party.judge(AT))
+    for text in (b"[]", b"1", b"", b'{"a":1,"a":1}'):
+        with pytest.raises(FormatError):
+            token = jws.build_compact(party.private.sign, party.spki, {"typ": eat.JWT_TYPE}, text)
+            verify_eat(token, party.judge(AT))
+
+
+def test_the_checks_in_their_order(party: Party, made: dict[str, bytes]) -> None:
+    verdict = verify_eat(made[eat.JSON], replace(party.judge(AT), key=party.attachments(b"-").key_sha256), nonce=NONCE)
+    ours = [check.name for check in verdict.checks[:9]]
+    assert ours == [
+        "form: canonical and complete",
+        "kid",
+        "algorithm of the key",
+        "signature of the key",
+        "use of the key",
+        "token in force",
+        "token within the statement",
+        "nonce",
+        "statement in force",
+    ]
+    assert verdict.checks[9].name == "key"
 
 
 def test_a_detached_token_is_refused(pki_state: Path) -> None:
