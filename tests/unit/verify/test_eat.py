@@ -159,6 +159,8 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "an unknown claim": {"ueid": "x"},
     "no evidence": {"cmw": None},
     "evidence as text": {"cmw": "x"},
+    "evidence as an empty list": {"cmw": {eat.JSON: [], eat.CBOR: []}},
+    "evidence as a map": {"cmw": {eat.JSON: {"a": 1, "b": 2, "c": 3}, eat.CBOR: {0: "a", 3: b"b", 2: 6}}},
     "another media type": {"cmw": ["application/eat+cwt", "AA", 6]},
     "no indicator": {"cmw": ["application/vnd.tee-agent.key+json", "AA"]},
     "another indicator": {
