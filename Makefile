@@ -20,7 +20,7 @@ test: ## every test: lint, unit, vectors, integration, packages, and the boots i
 	@sh packaging/setup.sh test
 	@$(PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m "not vm"
 	@sh packaging/deb.sh
-	@$(PYTHON) -m pytest -q -m vm
+	@$(PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m vm
 
 check: ## linters and unit tests only: seconds
 	@sh packaging/setup.sh test
@@ -37,7 +37,7 @@ deb: ## Debian packages: build/tee-agent_VERSION_all.deb and build/tee-agent-ini
 vm: ## the boots alone: our packages in a Debian 13 image with an encrypted root, in QEMU
 	@sh packaging/setup.sh test
 	@sh packaging/deb.sh
-	@$(PYTHON) -m pytest -q -m vm
+	@$(PYTHON) -m pytest -q -n $(JOBS) --dist worksteal -m vm
 
 fuzz: ## coverage-guided fuzzing of every parser (RUNS=executions of each)
 	@sh packaging/setup.sh fuzz

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import resource
+import stat
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -51,7 +52,7 @@ def completer(folder: Path) -> Complete:
 
     def complete(evidence: Evidence) -> tuple[bytes, Endorsements]:
         found = endorsements_of(evidence)
-        if folder.is_dir():
+        if _is_there(folder):
             found = found.merged(Shelf.load(folder, BOUNDS).select(evidence.blob))
         if max(len(found.certificates), len(found.crls)) > MAX_OBJECTS:
             raise ConfigError(
@@ -63,6 +64,18 @@ def completer(folder: Path) -> Complete:
         return unpadded(evidence.blob), found
 
     return complete
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(
+            f"evidence.endorsements: {folder}: {error.strerror}",
+            hint="the signer's user must be able to read it, and to search the folders above",
+        ) from error
 
 
 def newest_nonce(folder: Path) -> Callable[[], str | None]:

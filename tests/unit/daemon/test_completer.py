@@ -52,3 +52,11 @@ def test_a_quotes_padding_stays_behind(tmp_path: Path) -> None:
     blob, _ = completer(tmp_path / "absent")(Evidence(Tee.TDX, padded, b"", "tdx_guest"))
     assert padded.startswith(blob)
     assert set(padded[len(blob) :]) == {0}
+
+
+def test_a_folder_that_can_not_be_looked_at_is_named(tmp_path: Path) -> None:
+    """A loop of links stands for a folder that the signer's user may not search: root may search any."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(ConfigError, match="evidence.endorsements: .*loop/folder"):
+        completer(loop / "folder")(evidence())
