@@ -259,6 +259,13 @@ def test_claims_are_a_map(pki_state: Path) -> None:
             verify_eat(token, party.judge(AT))
 
 
+def test_a_cwt_holds_no_json_record(pki_state: Path) -> None:
+    party = Party.on(machine("snp", pki_state), AT, "eat")
+    record = cmw.to_json(party.document())
+    with pytest.raises(FormatError, match="the other format's content"):
+        verify_eat(forge(party, eat.CBOR, lambda claims: claims | {"cmw": record}), party.judge(AT))
+
+
 def test_the_checks_in_their_order(party: Party, made: dict[str, bytes]) -> None:
     verdict = verify_eat(made[eat.JSON], replace(party.judge(AT), key=party.attachments(b"-").key_sha256), nonce=NONCE)
     ours = [check.name for check in verdict.checks[:9]]
