@@ -58,5 +58,5 @@ def test_a_folder_that_can_not_be_looked_at_is_named(tmp_path: Path) -> None:
     """A loop of links stands for a folder that the signer's user may not search: root may search any."""
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    with pytest.raises(ConfigError, match="evidence.endorsements: .*loop/folder"):
+    with pytest.raises(ConfigError, match=r"evidence\.endorsements: .*loop/folder"):
         completer(loop / "folder")(evidence())
