@@ -27,7 +27,7 @@ def daemon() -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="tee-agent-bench-") as folder, ExitStack() as stack:
         world = World("snp", Path(folder), stack)
-        for step in (running.begin, running.start_and_memory, running.signatures, verification.snp):
+        for step in (running.begin, running.start_and_memory, running.signatures, verification.snp_and_bundle):
             figures += step(world)
     return figures
 

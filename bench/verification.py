@@ -10,6 +10,7 @@ from functools import partial
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 
+import snp.verify
 from agent.core.bundle import decode
 from agent.core.policy import Policy
 from agent.verify.bundle import verify_bundle
@@ -22,18 +23,24 @@ SECONDS = 1.0
 PEER = "cryptography ECDSA P-384 verify"
 
 
-def snp(world: World) -> list[Figure]:
-    """Evidence with a warm chain, and a whole bundle."""
+def snp_and_bundle(world: World) -> list[Figure]:
+    """Evidence with a warm chain and with nothing kept (no bar), and a whole bundle."""
     data = world.bundle.read_bytes()
     bundle = decode(data)
     at = datetime.now(UTC)
     anchors = (anchor_from_pem(world.root_pem.read_bytes(), "simulator"),)
     attached = bundle.attachments
     evidence = partial(verify_evidence, attached.blob, attached.endorsements, at=at, anchors=anchors)
+
+    def cold() -> object:
+        snp.verify.forget()
+        return evidence()
+
     policy = Policy.parse(json.loads(json.dumps(demo_chain.policy(world))))
     whole = partial(verify_bundle, data, at=at, anchors=anchors, policy=policy)
     return [
         _against_bare("SNP evidence, warm / bare P-384", 0.7, evidence),
+        _against_bare("SNP evidence, cold / bare P-384", 0.0, cold),
         _against_bare("bundle verified / bare P-384", 0.5, whole),
     ]
 

@@ -59,8 +59,17 @@ class _Warm:
             if len(self._chains) > _WARM_CHAINS:
                 self._chains.popitem(last=False)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._chains.clear()
+
 
 _warm = _Warm()
+
+
+def forget() -> None:
+    """Empty the memory, so that the next verification starts cold (measurements, tests)."""
+    _warm.clear()
 
 
 def verify(

@@ -20,7 +20,7 @@ from agent.core.errors import (
 from agent.core.model import Endorsements, ReportData, TrustAnchor
 from snp import abi, chain
 from snp.roots import GENUINE
-from snp.verify import _warm, verify
+from snp.verify import _warm, forget, verify
 from snp.words import Product, tcb_word
 from tests.unit.snp.hierarchy import NOW, YEAR, World, amd, anchor, crl, leaf_extensions, standard, world
 
@@ -223,6 +223,9 @@ def test_a_warm_chain_gives_the_same_result_and_is_not_built_again(monkeypatch: 
     cold = verify(blob, bag, anchors, NOW)
     monkeypatch.setattr(chain, "build", lambda *_: pytest.fail("built again"))
     assert verify(blob, bag, anchors, NOW + timedelta(1)) == cold
+    forget()
+    with pytest.raises(pytest.fail.Exception, match="built again"):
+        verify(blob, bag, anchors, NOW)
 
 
 @pytest.mark.parametrize("at", [NOW - 2 * YEAR, NOW + 2 * YEAR])
