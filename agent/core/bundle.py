@@ -124,14 +124,14 @@ class Bundle:
 
 def decode(data: bytes) -> Bundle:
     """Strict: canonical, at most MAX_BYTES, exactly the known members. Raises FormatError, Oversized."""
-    document = canonical.decode(data, "bundle", MAX_BYTES)
+    document = canonical.parse(data, "bundle", MAX_BYTES)
     if document.get("type") != TYPE:
         found = canonical.shown(str(document.get("type")))
         raise UnsupportedVersion(f"not a bundle of type {TYPE}: {found}", record="bundle", expected=TYPE)
     top = canonical.Reader(document, "bundle", _KEYS)
     attachments = read_attachments(top)
     size = attachments.algorithm.signature_size
-    return Bundle(
+    bundle = Bundle(
         read_payload(top.item("payload")),
         top.text("context", TEXT_BYTES),
         top.text("audience", TEXT_BYTES),
@@ -139,3 +139,6 @@ def decode(data: bytes) -> Bundle:
         None if top.item("fresh") is None else read_fresh(top.item("fresh")),
         top.base64("signature", size, size),
     )
+    # The members' bytes made for this comparison are those that the signature's check hashes.
+    canonical.require_same(bundle.encode(), data, "bundle")
+    return bundle

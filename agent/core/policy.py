@@ -106,7 +106,7 @@ def evaluate(policy: Policy, fields: Mapping[str, Any]) -> list[Check]:
 
 def renumbered(checks: Sequence[Check], first: int) -> list[Check]:
     """The same checks, counted from ``first``."""
-    return [replace(check, number=first + index) for index, check in enumerate(checks)]
+    return [Check(number, check.name, check.ok, check.detail) for number, check in enumerate(checks, first)]
 
 
 def _node(rule: Any, node: Node | None, path: str) -> list[Check]:
