@@ -101,7 +101,11 @@ class Attachments:
     @cached_property
     def members(self) -> Mapping[str, bytes]:
         """Every member in its canonical bytes, made once."""
-        return {name: canonical.encode(value) for name, value in self.to_json().items()}
+        parts = self.to_json()
+        del parts["statement"]
+        return {name: canonical.encode(value) for name, value in parts.items()} | {
+            "statement": self.statement.canonical()
+        }
 
     @cached_property
     def digest(self) -> bytes:

@@ -115,7 +115,9 @@ class Statement:
     @classmethod
     def from_json(cls, document: Any) -> Statement:
         """Strict: exactly the known fields, each in its domain. Raises FormatError."""
-        return cls(**_read(document))
+        statement = object.__new__(cls)  # not cls(...), which would read it all a second time
+        vars(statement).update(_read(document))
+        return statement
 
     @classmethod
     def parse(cls, data: bytes) -> Statement:

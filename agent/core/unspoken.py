@@ -9,6 +9,7 @@ fixes a whole word (exact_match, allow_list) speaks of every part of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from agent.core import tcbrule
@@ -74,17 +75,25 @@ def _fixed(policy: Policy, path: str) -> bool:
 
 def _everywhere(policy: Policy, path: str, *, fixing: bool) -> bool:
     """Outside any_of, or in each of its alternatives."""
-    found = [path, *(f"{group}.{path}" for group in GROUPS[policy.tee])]
-    found += [_ALIASES[path]] if path in _ALIASES else []
+    names = _names(policy.tee, path)
     sets: Sequence[Mapping[str, Any]] = policy.rules.get(ANY_OF, ())
-    outside = any(_says(policy.rules, name, fixing=fixing) for name in found)
-    return outside or (bool(sets) and all(any(_says(rules, name, fixing=fixing) for name in found) for rules in sets))
+    if any(_says(policy.rules, name, fixing=fixing) for name in names):
+        return True
+    return bool(sets) and all(any(_says(rules, name, fixing=fixing) for name in names) for rules in sets)
 
 
-def _says(rules: Mapping[str, Any], path: str, *, fixing: bool) -> bool:
+@lru_cache(256)  # paths are ours and the fields', never a stranger's
+def _names(tee: Tee, path: str) -> tuple[tuple[str, ...], ...]:
+    """Every spelling of ``path``, in steps."""
+    found = [path, *(f"{group}.{path}" for group in GROUPS[tee])]
+    found += [_ALIASES[path]] if path in _ALIASES else []
+    return tuple(tuple(name.split(".")) for name in found)
+
+
+def _says(rules: Mapping[str, Any], path: tuple[str, ...], *, fixing: bool) -> bool:
     """Whether ``rules`` speak of ``path``: ``fixing`` counts only what leaves one value or a list of them."""
     rule: Any = rules
-    for name in path.split("."):
+    for name in path:
         rule = rule.get(name)
         if rule is None:
             return False
