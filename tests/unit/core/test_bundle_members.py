@@ -18,7 +18,7 @@ from tests.support.bundles import statement
 
 KEYS = (
     Ed25519PrivateKey.generate(),
-    *(ec.generate_private_key(curve()) for curve in (ec.SECP256R1, ec.SECP384R1, ec.SECP256K1)),
+    *(ec.generate_private_key(curve) for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP256K1())),
 )
 SPKIS = [key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in KEYS]
 OBJECTS = st.lists(st.binary(max_size=40), max_size=4).map(tuple)
