@@ -16,11 +16,12 @@ from agent.core.bundle import Attachments
 from agent.core.model import Endorsements, Tee
 from tests.support.bundles import statement
 
-KEYS = (
-    Ed25519PrivateKey.generate(),
-    *(ec.generate_private_key(curve) for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP256K1())),
-)
-SPKIS = [key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in KEYS]
+SPKI = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+CURVES = (ec.SECP256R1(), ec.SECP384R1(), ec.SECP256K1())
+SPKIS = [
+    Ed25519PrivateKey.generate().public_key().public_bytes(*SPKI),
+    *(ec.generate_private_key(curve).public_key().public_bytes(*SPKI) for curve in CURVES),
+]
 OBJECTS = st.lists(st.binary(max_size=40), max_size=4).map(tuple)
 VENDOR = st.builds(Endorsements, OBJECTS, OBJECTS, st.binary(max_size=40), st.binary(max_size=40))
 
