@@ -15,14 +15,14 @@ from agent.core.errors import FormatError, UsageError, VerificationError
 from agent.core.keydoc import MAX_BYTES as MAX_KEY
 from agent.core.statement import USES
 from agent.verify import kinds, options
-from agent.verify.bundle import SKEW, BundleVerdict, verify_bundle
+from agent.verify.bundle import BundleVerdict, verify_bundle
 from agent.verify.cose import verify_cose
 from agent.verify.eat import verify_eat
 from agent.verify.files import chunks, read_file
 from agent.verify.jws import verify_jws
 from agent.verify.keydoc import verify_key
 from agent.verify.report import failure_json
-from agent.verify.signed import Judge, KeyVerdict
+from agent.verify.signed import SKEW, Judge, KeyVerdict
 from agent.verify.signedtext import key_lines
 from agent.verify.text import bundle_lines, check_lines
 from agent.verify.workload import Workload

@@ -1,7 +1,7 @@
 """What every signature format of an attested key is judged by: use, time, what was asked for, and the evidence.
 
-The formats differ in form and signature, which they check first (agent.verify.jws, cose, eat, keydoc); from there on
-this is one way for all of them, with the checks of a bundle (docs/bundle.md, 3 to 5 and 7). Nothing is fetched.
+The formats differ in form and signature, which they check first (agent.verify.bundle, jws, cose, eat, keydoc); from
+there on this is one way for all of them (docs/bundle.md, 3 to 5 and 7). Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -98,6 +98,10 @@ class Trial:
             f"the {self.kind} says {algorithm!a}, the key is {key.algorithm.name}",
             SignatureInvalid,
         )
+        self.signed(key, signature, data)
+
+    def signed(self, key: Attachments, signature: bytes, data: bytes) -> None:
+        """The same for a format that names no algorithm beside the key's own."""
         ok = verifies(key.algorithm, key.spki, signature, data)
         self.add("signature of the key", ok, f"the {self.kind}'s signature does not verify", SignatureInvalid)
 
@@ -158,20 +162,28 @@ class Trial:
         found = key.key_sha256
         self.asked("key", judge.key, found, f"the key is sha256:{found.hex()}")
         verified = self.evidence(key, report_data, judge)
+        self.concede(key, verified, judge)
+        return verified
+
+    def concede(self, key: Attachments, verified: Verified, judge: Judge, *, fresh: bool = False) -> None:
+        """What nobody looked at; ``fresh``: the evidence answers a nonce."""
         if judge.workload.any_workload:
             self.left_out.append("workload: any was accepted")
         if key.statement.time_source == "guest":
             self.left_out.append("times in the statement: the guest's own claim")
-        self.left_out.append("freshness: the key's evidence may be as old as its statement")
+        if not fresh:
+            self.left_out.append("freshness: the key's evidence may be as old as its statement")
         self.left_out += [what for what in verified.not_checked if what != NO_POLICY]
-        return verified
+
+    def not_checked(self) -> tuple[str, ...]:
+        """Everything that was left out, once each."""
+        return tuple(dict.fromkeys(self.left_out))
 
     def verdict(
         self, key: Attachments, verified: Verified, said: Mapping[str, Any] | None = None, payload: bytes = b""
     ) -> KeyVerdict:
         """What all of it comes to."""
-        left_out = tuple(dict.fromkeys(self.left_out))
-        return KeyVerdict(self.kind, key, verified, tuple(self.checks), left_out, said or {}, payload)
+        return KeyVerdict(self.kind, key, verified, tuple(self.checks), self.not_checked(), said or {}, payload)
 
 
 def required(key: Attachments, judge: Judge) -> Policy | None:
