@@ -15,18 +15,21 @@ from agent import __version__
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """``value`` in ``unit``; ``bar`` is what DESIGN.md section 9 asks for, with ``at_least`` its direction."""
+    """``value`` in ``unit``; ``bar`` is what DESIGN.md section 9 asks for (None: nothing), ``at_least`` how."""
 
     name: str
     value: float
     unit: str
-    bar: float
+    bar: float | None
     at_least: bool
     peer: str
     detail: str
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
+        """None where nothing is asked for."""
+        if self.bar is None:
+            return None
         return self.value >= self.bar if self.at_least else self.value <= self.bar
 
     def document(self) -> dict[str, object]:
@@ -55,7 +58,7 @@ def table(figures: Sequence[Figure]) -> str:
     for figure in figures:
         sign = ">=" if figure.at_least else "<="
         verdict = "met" if figure.met else "MISSED"
-        bar = f"{sign} {figure.bar:<7g} {verdict:<6}"
+        bar = "no bar           " if figure.bar is None else f"{sign} {figure.bar:<7g} {verdict:<6}"
         lines.append(f"{figure.name:<34} {figure.value:10.3f} {figure.unit:<6} {bar}  {figure.detail}")
     return "\n".join(lines) + "\n"
 
