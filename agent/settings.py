@@ -21,6 +21,13 @@ def load(path: Path = DEFAULT_PATH) -> Config:
     return parse(text, str(path))
 
 
+def load_or_defaults(path: Path) -> Config:
+    """The same for what works without a configuration too: none in the usual place means the defaults."""
+    if path == DEFAULT_PATH and not path.exists():
+        return Config(str(path))
+    return load(path)
+
+
 def read_bounded(path: Path, most: int) -> bytes:
     """All bytes of a regular file, ``most`` at the most. Raises ConfigError; also for a file everybody may write."""
     try:

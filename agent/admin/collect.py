@@ -10,7 +10,6 @@ from typing import Any
 from agent import settings
 from agent.admin import files
 from agent.admin.evidence import Collected, collect
-from agent.core.config import Config
 from agent.deadline import Deadline
 
 MODE = 0o644
@@ -58,17 +57,10 @@ def collect_to(path: Path, nonce: bytes, out: Path, auxblob: Path | None) -> Wri
     ``path`` is the configuration's. Raises ConfigError, UsageError, PlatformError, FirmwareError, BindingMismatch;
     nothing is written then.
     """
-    config = configuration(path)
+    config = settings.load_or_defaults(path)
     made = collect(config, nonce, Deadline(config.evidence.quote_seconds, "evidence"))
     table = auxblob if auxblob and made.evidence.auxblob else None
     if table:
         files.replace(table.absolute(), made.evidence.auxblob, MODE)
     files.replace(out.absolute(), made.evidence.blob, MODE)
     return Written(made, out, table)
-
-
-def configuration(path: Path) -> Config:
-    """Evidence can be had before there is a configuration: it has its usual place. Raises ConfigError."""
-    if path == settings.DEFAULT_PATH and not path.exists():
-        return Config(str(path))
-    return settings.load(path)

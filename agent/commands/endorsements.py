@@ -96,14 +96,7 @@ def run(args: argparse.Namespace) -> int:
         "prune": _prune,
         "note": _note,
     }
-    return actions[args.action](args, _config(args.config))
-
-
-def _config(path: Path) -> Config:
-    """Without a file in the usual place, the defaults: all of this works on a machine that has no agent."""
-    if path == settings.DEFAULT_PATH and not path.exists():
-        return Config(str(path))
-    return settings.load(path)
+    return actions[args.action](args, settings.load_or_defaults(args.config))
 
 
 def _fetch(args: argparse.Namespace, config: Config) -> int:

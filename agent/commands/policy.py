@@ -73,20 +73,13 @@ def _add_draft(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0; what fails is raised, and nothing is written then."""
-    config = _config(args.config)
+    config = settings.load_or_defaults(args.config)
     if args.action == "explain":
         return explain.run(args, config)
     if args.action == "tighten":
         return _tighten(args, config)
     config = policies.described(config, args)
     return _draft(args, config) if args.action == "draft" else _predict(args, config)
-
-
-def _config(path: Path) -> Config:
-    """A policy can be drafted before there is a configuration: evidence has its usual place."""
-    if path == settings.DEFAULT_PATH and not path.exists():
-        return Config(str(path))
-    return settings.load(path)
 
 
 def _draft(args: argparse.Namespace, config: Config) -> int:
