@@ -6,9 +6,9 @@ cd "$(dirname "$0")/.."
 need="python3 python3-venv cryptsetup-bin fuse3 curl ca-certificates"
 case "${1:-demo}" in
     demo) ;;
-    test) need="$need git shellcheck strace debhelper dh-python lowdown lintian man-db systemd mmdebstrap e2fsprogs zstd cpio" ;;
+    test) need="$need git openssh-client openssl shellcheck strace debhelper dh-python lowdown lintian man-db systemd mmdebstrap e2fsprogs zstd cpio" ;;
     fuzz) ;;
-    bench) need="$need openssl debhelper dh-python lowdown mmdebstrap e2fsprogs zstd" ;;
+    bench) need="$need gcc libc6-dev libp11-kit-dev openssh-client openssl softhsm2 debhelper dh-python lowdown mmdebstrap e2fsprogs zstd" ;;
     deb) need="debhelper dh-python lowdown" ;;
     *) echo "usage: setup.sh demo|test|bench|fuzz|deb" >&2; exit 64 ;;
 esac
