@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp.web import Response
-
 from agent.core.access import Decision, Wish
 from agent.core.bundle import Bundle, Payload
 from agent.core.challenge import MAX_OBJECT, NONCE_MAX, NONCE_MIN
@@ -22,6 +20,7 @@ from agent.daemon.keyapi import KeyApi
 from agent.daemon.keys import KeyRing
 from agent.daemon.payloads import DIGEST_TYPE
 from agent.daemon.report import Reporter
+from agent.daemon.web import Response
 
 __all__ = ["BUNDLE_TYPE", "DIGEST_TYPE", "ROUTES", "Api", "Dispatch", "Handler"]
 

@@ -7,11 +7,10 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from aiohttp.web import BaseRequest, RequestPayloadError
-
 from agent.core import canonical
 from agent.core.bundle import TEXT_BYTES, Payload
 from agent.core.errors import FormatError, Oversized, UsageError
+from agent.daemon.web import Request, RequestPayloadError
 
 MAX_PAYLOAD = 1 << 30
 """Bytes that are hashed for one signature at the most."""
@@ -20,7 +19,7 @@ STALL_SECONDS, TOTAL_SECONDS = 15.0, 900.0
 """Between two chunks of a body, and for all of it."""
 
 
-async def chunks(request: BaseRequest, most: int) -> AsyncIterator[bytes]:
+async def chunks(request: Request, most: int) -> AsyncIterator[bytes]:
     """The body as it comes. Raises Oversized, FormatError for a broken one, UsageError for one that stalls."""
     if (request.content_length or 0) > most:
         raise Oversized(f"the body has more than {most} bytes", record="body")
@@ -34,7 +33,7 @@ async def chunks(request: BaseRequest, most: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _next(request: BaseRequest, until: float) -> bytes:
+async def _next(request: Request, until: float) -> bytes:
     try:
         async with asyncio.timeout_at(min(until, asyncio.get_running_loop().time() + STALL_SECONDS)):
             return await request.content.readany()
@@ -44,13 +43,13 @@ async def _next(request: BaseRequest, until: float) -> bytes:
         raise FormatError("the body is not what its headers say", record="body") from error
 
 
-async def _continue(request: BaseRequest) -> None:
+async def _continue(request: Request) -> None:
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
 
 
-async def payload(request: BaseRequest) -> Payload:
+async def payload(request: Request) -> Payload:
     """SHA-512 and size of the body, in constant memory."""
     digest, size = hashlib.sha512(), 0
     async for chunk in chunks(request, MAX_PAYLOAD):
@@ -59,14 +58,14 @@ async def payload(request: BaseRequest) -> Payload:
     return Payload(digest.digest(), size)
 
 
-async def document(request: BaseRequest, required: frozenset[str], defaults: Mapping[str, Any]) -> canonical.Reader:
+async def document(request: Request, required: frozenset[str], defaults: Mapping[str, Any]) -> canonical.Reader:
     """A JSON object with the required fields and those of ``defaults`` that are given. Raises as chunks."""
     data = b"".join([chunk async for chunk in chunks(request, MAX_JSON)])
     found = canonical.parse(data, "request", MAX_JSON)
     return canonical.Reader({**defaults, **found}, "request", required | defaults.keys())
 
 
-def query(request: BaseRequest, known: frozenset[str]) -> dict[str, str]:
+def query(request: Request, known: frozenset[str]) -> dict[str, str]:
     """The query, each name once and known. Raises UsageError."""
     if not request.query_string:
         return {}

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from aiohttp.web import BaseRequest, Response
-
 from agent.core.access import Decision, Wish
 from agent.core.errors import Denied, TeeAgentError, UsageError
 from agent.daemon import problem
 from agent.daemon.guard import OnDenied
 from agent.daemon.peers import Caller, Peer
+from agent.daemon.web import Request, Response
 
 HEADERS = {"Server": "tee-agent", "Cache-Control": "no-store"}
 
@@ -27,7 +26,7 @@ HEADERS = {"Server": "tee-agent", "Cache-Control": "no-store"}
 class Call:
     """One request. ``name`` is the path's variable part, "" where it has none."""
 
-    request: BaseRequest
+    request: Request
     peer: Peer
     name: str = ""
 
@@ -63,7 +62,7 @@ class Dispatch:
         parts = ((path, *path.partition("{name}")) for path in routes)
         self._named = [(path, before, after) for path, before, found, after in parts if found]
 
-    async def answer(self, request: BaseRequest, peer: Peer, *, permitted: bool) -> Response:
+    async def answer(self, request: Request, peer: Peer, *, permitted: bool) -> Response:
         """Never raises a TeeAgentError. After a refusal of the peer itself the connection is closed."""
         try:
             if not permitted:
@@ -83,13 +82,13 @@ class Dispatch:
                 response.force_close()
             return response
 
-    def _report(self, request: BaseRequest, peer: Peer) -> None:
+    def _report(self, request: Request, peer: Peer) -> None:
         """What was asked is not read, but told: a path that there is none of counts as a look at the status."""
         path, _ = self._path(request.path)
         wish = Wish(self._operations.get(path, {}).get(request.method, "status"))
         self._policy.on_denied(peer.caller, wish, self._policy.decide(peer.caller, wish))
 
-    def _find(self, request: BaseRequest) -> tuple[Handler, str]:
+    def _find(self, request: Request) -> tuple[Handler, str]:
         path, name = self._path(request.path)
         methods = self._routes.get(path)
         if methods is None:
@@ -130,7 +129,7 @@ def as_bytes(data: bytes, media_type: str, **headers: str) -> Response:
     return Response(body=data, content_type=media_type, headers={**HEADERS, **headers})
 
 
-def require_type(request: BaseRequest, media_type: str) -> None:
+def require_type(request: Request, media_type: str) -> None:
     """Raises UsageError (``usage.type``)."""
     if request.content_type != media_type:
         raise UsageError(f"Content-Type is not {media_type}", code="usage.type")

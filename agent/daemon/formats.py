@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from aiohttp.web import BaseRequest, Response
-
 from agent.core import cose, eat, jws
 from agent.core.bundle import Bundle
 from agent.core.errors import UsageError
@@ -20,6 +18,7 @@ from agent.daemon import body, payloads
 from agent.daemon.dispatch import as_bytes, require_type
 from agent.daemon.named import NamedKey
 from agent.daemon.payloads import Memory
+from agent.daemon.web import Request, Response
 
 BUNDLE_TYPE = "application/vnd.tee-agent.bundle+json"
 RAW_TYPE = "application/octet-stream"
@@ -46,7 +45,7 @@ class Order:
     ``uid`` is the caller's, for its share of ``memory``.
     """
 
-    request: BaseRequest
+    request: Request
     uid: int
     key: NamedKey
     options: Mapping[str, str]

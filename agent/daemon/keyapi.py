@@ -9,8 +9,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from aiohttp.web import Response
-
 from agent.core import keydoc
 from agent.core.access import Decision, Wish
 from agent.core.errors import FormatError, TeeAgentError, UsageError
@@ -23,6 +21,7 @@ from agent.daemon.keystore import require_name
 from agent.daemon.named import NamedKey, NamedKeys
 from agent.daemon.payloads import Memory
 from agent.daemon.report import describe_key, describe_named
+from agent.daemon.web import Response
 
 MAX_SECONDS = 366 * 86_400
 DEFAULT_OVERLAP = 3600

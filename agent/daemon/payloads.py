@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp.web import BaseRequest
-
 from agent.core.algorithm import Algorithm
 from agent.core.bundle import Payload
 from agent.core.canonical import MAX_INTEGER, Reader
 from agent.core.errors import FormatError, ServerError
 from agent.daemon import body
+from agent.daemon.web import Request
 
 DIGEST_TYPE = "application/vnd.tee-agent.digest+json"
 """A media type of its own: a payload that happens to be JSON is never taken for a digest."""
@@ -25,7 +24,7 @@ MAX_HELD = 16 << 20
 _FIELDS = frozenset({"alg", "digest", "size"})
 
 
-async def payload(request: BaseRequest) -> Payload:
+async def payload(request: Request) -> Payload:
     """For a bundle: SHA-512 and size. Raises as agent.daemon.body."""
     if request.content_type != DIGEST_TYPE:
         return await body.payload(request)
@@ -43,7 +42,7 @@ def digest_fields(fields: Reader) -> Payload:
     return Payload(fields.hexadecimal("digest", 64), fields.integer("size", 0, MAX_INTEGER))
 
 
-async def hashed(request: BaseRequest, algorithm: Algorithm) -> bytes:
+async def hashed(request: Request, algorithm: Algorithm) -> bytes:
     """The digest by the algorithm's own hash: of the body, or as given. For algorithms that have one."""
     if request.content_type == DIGEST_TYPE:
         fields = await body.document(request, _FIELDS, {})
@@ -70,7 +69,7 @@ class Memory:
         return self._held.total()
 
     @asynccontextmanager
-    async def whole(self, request: BaseRequest, uid: int) -> AsyncIterator[bytes]:
+    async def whole(self, request: Request, uid: int) -> AsyncIterator[bytes]:
         """The body, for what can't be signed by a digest; its room is free again afterwards.
 
         Raises Oversized over MAX_WHOLE, ServerError (``server.budget``), FormatError for a digest, as body.chunks.
