@@ -9,7 +9,7 @@ import pytest
 
 from agent.core.errors import ConfigError
 from agent.core.model import Evidence, Tee
-from agent.daemon.signer import completer
+from agent.daemon.completing import completer
 from sim.keys import State
 from sim.qe import DomainOptions, QuotingEnclave
 

@@ -1,0 +1,124 @@
+"""What the signer is made of and what is wired to what, inside its running loop."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from agent import __version__
+from agent.core.config import Config
+from agent.core.errors import TeeAgentError
+from agent.daemon.api import ROUTES, Api, Dispatch
+from agent.daemon.audit import Audit
+from agent.daemon.batch import Batcher
+from agent.daemon.front import Front
+from agent.daemon.guard import Guard
+from agent.daemon.journal import Reports
+from agent.daemon.keyapi import KeyApi
+from agent.daemon.keys import Attester, Complete, KeyRing, Log, Terms
+from agent.daemon.named import Limits, NamedKeys
+from agent.daemon.names import QUOTER, socket_path
+from agent.daemon.remote import RemoteQuoter
+from agent.daemon.report import Reporter, service_state
+from agent.daemon.role import Life
+from agent.quoter import local_scope
+
+NONCE_SECONDS = 3.0
+"""For the fetcher's first answer, before a key is made without the service's nonce."""
+_POLL_SECONDS = 0.05
+
+Work = Coroutine[Any, Any, None]
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The parts; ``assembled`` makes them."""
+
+    guard: Guard
+    audit: Audit
+    reports: Reports
+    ring: KeyRing
+    named: NamedKeys
+    batcher: Batcher
+    front: Front
+    dispatch: Dispatch
+
+    @classmethod
+    def assembled(cls, config: Config, complete: Complete, guard: Guard) -> Signer:
+        """All parts, idle: the audit log is open, nothing runs. ``complete`` says what a bundle carries beside the evidence.
+
+        Raises as Audit.open.
+        """
+        terms = terms_of(config)
+        folder = config.daemon.runtime_dir
+        audit = Audit(config.audit, terms.scope.boot_id)
+        audit.open(__version__)
+        reports = Reports(audit)
+        quotes, nonce = RemoteQuoter(socket_path(folder, QUOTER)), newest_nonce(folder)
+        ring = KeyRing(terms, quotes, complete, nonce)
+        limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
+        named = NamedKeys(Attester(terms, quotes, complete, nonce), limits, reports.ended)
+        batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
+        front = Front(guard)
+        reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes, audit.summary)
+        api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports), reports)
+        guard.on_denied = audit.denied
+        return cls(guard, audit, reports, ring, named, batcher, front, Dispatch(api.routes(), guard, ROUTES))
+
+    def work(self, life: Life, sock: socket.socket) -> tuple[Work, ...]:
+        """What runs for ever beside each other, ``sock`` served among it."""
+        told = _told(life, self.audit)
+        return (
+            self.ring.run(told, self.reports.own),
+            self.named.run(told),
+            self.batcher.run(),
+            self.audit.run(),
+            self.front.run(sock, self.dispatch),
+        )
+
+    async def close(self) -> None:
+        """Requests under way end, then the audit log does."""
+        await self.front.drain()
+        self.audit.close()
+
+
+def terms_of(config: Config) -> Terms:
+    """What all keys have in common."""
+    return Terms(
+        local_scope(config.daemon.audience),
+        timedelta(seconds=config.daemon.key_lifetime_seconds),
+        config.evidence.quote_seconds,
+    )
+
+
+def newest_nonce(folder: Path) -> Callable[[], str | None]:
+    """Asks the fetcher for the service's newest nonce; None where there is no service, or it can't be reached."""
+
+    def ask() -> str | None:
+        end = time.monotonic() + NONCE_SECONDS
+        while time.monotonic() < end:
+            try:
+                state = service_state(folder)
+            except TeeAgentError:
+                state = None
+            if state and state.state != "checking":
+                return state.nonce or None
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    return ask
+
+
+def _told(life: Life, audit: Audit) -> Log:
+    """For what fails by itself: the journal has it, and the audit log."""
+
+    def tell(what: str, error: TeeAgentError) -> None:
+        life.log_error(what, error)
+        audit.failed(what, error)
+
+    return tell
