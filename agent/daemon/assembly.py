@@ -50,9 +50,9 @@ class Signer:
 
     @classmethod
     def assembled(cls, config: Config, complete: Complete, guard: Guard) -> Signer:
-        """All parts, idle: the audit log is open, nothing runs. ``complete`` says what a bundle carries beside the evidence.
+        """All parts, idle: the audit log is open, nothing runs. Raises as Audit.open.
 
-        Raises as Audit.open.
+        ``complete`` says what a bundle carries beside the evidence.
         """
         terms = terms_of(config)
         folder = config.daemon.runtime_dir
