@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon.front import MAX_DENIED, MAX_EACH
+from agent.daemon.admission import MAX_DENIED, MAX_EACH
 from tests.support.daemon import GROUP, MEMBER, STRANGER, Daemon, Reply, as_user, dial, open_folder, running_daemon
 from tests.support.simulator import Simulator, running_simulator
 

@@ -15,7 +15,7 @@ from aiohttp.web import Response
 from agent.client import MAX_ANSWER, Client
 from agent.core.access import Decision, Members, Rules, Wish
 from agent.core.errors import DeadlineExceeded, Denied, FormatError, ProtocolError, ServerError, TransportError
-from agent.daemon import body, front, sockets
+from agent.daemon import admission, body, sockets
 from agent.daemon.dispatch import Act, Call, Dispatch, Handler
 from agent.daemon.front import Front
 from agent.daemon.guard import Guard
@@ -76,7 +76,7 @@ def talk(path: Path, *said: bytes) -> bytes:
 
 @pytest.mark.parametrize("said", [b"", b"POST /swa", b"POST /swallow HTTP/1.1\r\nHost: a\r\n"])
 def test_a_head_that_does_not_come_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
-    monkeypatch.setattr(front, "FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(admission, "FIRST_SECONDS", 0.05)
 
     def client(path: Path) -> None:
         assert talk(path, said) == b""
