@@ -11,7 +11,6 @@ Signer: ``draft = Bundle(payload, context, audience, attachments, fresh)``, then
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from agent.core import binding, canonical
 from agent.core.bundle_parts import (
@@ -20,6 +19,7 @@ from agent.core.bundle_parts import (
     Attachments,
     Fresh,
     Payload,
+    base64,
     read_attachments,
     read_fresh,
     read_payload,
@@ -62,21 +62,17 @@ class Bundle:
                     f"{name} is not text of at most {TEXT_BYTES} bytes without control characters", record="bundle"
                 )
 
-    def _head(self) -> dict[str, Any]:
-        return {
-            "audience": self.audience,
-            "context": self.context,
-            "fresh": self.fresh.to_json() if self.fresh else None,
-            "payload": self.payload.to_json(),
-            "type": TYPE,
-        }
+    def parts(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """Audience, context, fresh and payload in their canonical bytes: the order of their names."""
+        fresh = self.fresh.canonical() if self.fresh else b"null"
+        return canonical.text(self.audience), canonical.text(self.context), fresh, self.payload.canonical()
 
     def signing_input(self) -> bytes:
         """What the key signs: ``tagged("bundle-signature", attachments digest, canonical head)``.
 
         The head is every member that is neither an attachment nor the signature.
         """
-        return binding.tagged(PURPOSE, self.attachments.digest, canonical.encode(self._head()))
+        return signing_input(self.attachments.digest, body(self.parts()))
 
     def signed(self, signature: bytes) -> Bundle:
         """This bundle with its signature."""
@@ -108,18 +104,44 @@ class Bundle:
             self.fresh.claims_unverified,
         )
 
-    def encode(self) -> bytes:
-        """The canonical bytes. Raises FormatError without a signature or over MAX_BYTES."""
+    def require_signature(self) -> None:
+        """Raises FormatError unless the signature has the size that the key's algorithm gives it."""
         size = self.attachments.algorithm.signature_size
         if len(self.signature) != size:
             raise FormatError(f"a signature of {self.attachments.algorithm.name} has {size} bytes", record="bundle")
-        members = {name: canonical.encode(value) for name, value in self._head().items()}
-        members["signature"] = canonical.encode(canonical.b64(self.signature))
-        members.update(self.attachments.members)
-        data = b"{" + b",".join(b'"%s":%s' % (name.encode(), members[name]) for name in sorted(members)) + b"}"
+
+    def encode(self) -> bytes:
+        """The canonical bytes. Raises FormatError without a signature or over MAX_BYTES."""
+        self.require_signature()
+        members = self.attachments.members
+        audience, context, fresh, payload = self.parts()
+        data = (
+            b'{"audience":%s,"context":%s,"endorsements":%s,"evidence":%s,"fresh":%s,"key":%s,"payload":%s,'
+            b'"signature":%s,"statement":%s,"type":"tee-agent/bundle/v1"}'
+        ) % (
+            audience,
+            context,
+            members["endorsements"],
+            members["evidence"],
+            fresh,
+            members["key"],
+            payload,
+            base64(self.signature),
+            members["statement"],
+        )
         if len(data) > MAX_BYTES:
             raise FormatError(f"a bundle of {len(data)} bytes, {MAX_BYTES} are allowed", record="bundle")
         return data
+
+
+def body(parts: tuple[bytes, bytes, bytes, bytes]) -> bytes:
+    """The head but for its type and braces, of ``Bundle.parts``."""
+    return b'"audience":%s,"context":%s,"fresh":%s,"payload":%s' % parts
+
+
+def signing_input(attachments_digest: bytes, head: bytes) -> bytes:
+    """Of a head as ``body`` gives it, over attachments of this digest (64 bytes)."""
+    return binding.tagged(PURPOSE, attachments_digest, b'{%s,"type":"tee-agent/bundle/v1"}' % head)
 
 
 def decode(data: bytes) -> Bundle:

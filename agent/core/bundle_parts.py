@@ -62,6 +62,10 @@ class Payload:
     def to_json(self) -> dict[str, Any]:
         return {"algorithm": DIGEST, "digest": self.digest.hex(), "size": self.size}
 
+    def canonical(self) -> bytes:
+        """The canonical bytes of ``to_json``."""
+        return b'{"algorithm":"sha-512","digest":"%s","size":%d}' % (binascii.hexlify(self.digest), self.size)
+
 
 @dataclass(frozen=True)
 class Attachments:
@@ -106,13 +110,13 @@ class Attachments:
         return {
             "endorsements": b'{"certificates":[%s],"crls":[%s],"qe_identity":%s,"tcb_info":%s}'
             % (
-                b",".join(map(_base64, vendor.certificates)),
-                b",".join(map(_base64, vendor.crls)),
-                _base64(vendor.qe_identity),
-                _base64(vendor.tcb_info),
+                b",".join(map(base64, vendor.certificates)),
+                b",".join(map(base64, vendor.crls)),
+                base64(vendor.qe_identity),
+                base64(vendor.tcb_info),
             ),
-            "evidence": b'{"blob":%s,"tee":"%s"}' % (_base64(self.blob), self.tee.value.encode("ascii")),
-            "key": b'{"algorithm":"%s","spki":%s}' % (self.algorithm.name.encode("ascii"), _base64(self.spki)),
+            "evidence": b'{"blob":%s,"tee":"%s"}' % (base64(self.blob), self.tee.value.encode("ascii")),
+            "key": b'{"algorithm":"%s","spki":%s}' % (self.algorithm.name.encode("ascii"), base64(self.spki)),
             "statement": self.statement.canonical(),
         }
 
@@ -163,8 +167,24 @@ class Fresh:
             "tree_size": self.tree_size,
         }
 
+    def canonical(self) -> bytes:
+        """The canonical bytes of ``to_json``. Raises FormatError for objects that have none."""
+        return (
+            b'{"caller":%s,"claims_unverified":%s,"index":%d,"nonce":"%s","path":[%s],"random":"%s","root":"%s",'
+            b'"tree_size":%d}'
+        ) % (
+            canonical.encode(dict(self.caller)),
+            canonical.encode(dict(self.claims_unverified)),
+            self.index,
+            binascii.hexlify(self.nonce),
+            b",".join(b'"%s"' % binascii.hexlify(sibling) for sibling in self.path),
+            binascii.hexlify(self.random),
+            binascii.hexlify(self.root),
+            self.tree_size,
+        )
 
-def _base64(data: bytes) -> bytes:
+
+def base64(data: bytes) -> bytes:
     """As a JSON string: nothing in base64 needs an escape (RFC 8785, section 3.2.2.2)."""
     return b'"%s"' % binascii.b2a_base64(data, newline=False)
 

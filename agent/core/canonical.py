@@ -205,6 +205,14 @@ def is_text(value: str, limit: int) -> bool:
     return not _UNPRINTABLE.search(value) and len(value.encode()) <= limit
 
 
+def text(value: str) -> bytes:
+    """The canonical bytes of a string for which ``is_text`` holds: of what it may hold, two characters need an escape.
+
+    RFC 8785, section 3.2.2.2. The same as ``encode``, in a fraction of its time: signers do little else.
+    """
+    return b'"%s"' % value.replace("\\", "\\\\").replace('"', '\\"').encode()
+
+
 def printable(text: str) -> str:
     """``text`` with escapes for what could repaint a terminal: messages may quote names out of hostile certificates."""
     return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
