@@ -23,10 +23,12 @@ from agent.core.errors import Denied, UsageError
 from agent.daemon.guard import who_of
 from agent.daemon.peers import of_process
 
-HELP = "which rule decides what an application may do with keys, and why"
+HELP = "which rule decides what an application may do at the socket, and why"
 NOBODY = -1
 """For a unit without --user: no user's id, so no rule that names users matches."""
-_WISH = ("key", "use", "format", "context", "audience")
+_NOT_GIVEN = {"keys": "not given: the agent's key and the caller's own", "secrets": "not given: no secret"}
+"""What an allow rule without the selector covers."""
+_WISH = ("key", "use", "format", "context", "audience", "secret")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +131,7 @@ def _lines(rules: Rules, who: Who, wish: Wish, found: Explanation) -> list[str]:
     key = wish.key if _unsaid(who, decision.namespace) else wish.full_key(decision.namespace)
     lines.append(f"request: {_request(wish, key)}")
     for one in found.passed:
-        values = ", ".join(one.values) or "not given: the agent's key and the caller's own"
+        values = ", ".join(one.values) or _NOT_GIVEN.get(one.selector, "")
         lines.append(f"passed over: rule {one.rule} in {one.source}: {one.selector}: {values}")
     return [*lines, *(f"note: {note}" for note in _notes(rules, who))]
 

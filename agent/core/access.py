@@ -1,7 +1,7 @@
 """Who may do what (docs/access.md): the first rule that matches decides, and where none does, root may and nobody else.
 
 Pure: text in, decisions out. Rules come from files sorted by name. Without a single rule, the users and groups of
-``[daemon]`` may use the agent's own key and keys in a namespace of their own.
+``[daemon]`` may use the agent's own key, keys in a namespace of their own, and everything else but secrets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from agent.core import accessparse
-from agent.core.accessparse import NO_ACCOUNTS, Accounts
+from agent.core.accessparse import NO_ACCOUNTS, RELEASING, Accounts
 from agent.core.accessrule import OPERATIONS, Rule, Who, Wish
 
 __all__ = ["OPERATIONS", "Decision", "Explanation", "Members", "Passed", "Rule", "Rules", "Who", "Wish"]
@@ -118,6 +118,9 @@ class Rules:
             return Decision(False, DEFAULT, f"no rule allows {wish.operation} to this caller", namespace)
         if not self.members.has(caller):
             reason = "there are no rules, and [daemon] allow_users and allow_groups do not name this caller"
+            return Decision(False, DEFAULT, reason, namespace)
+        if wish.operation == RELEASING:
+            reason = "without rules, secrets are root's; a rule says who else gets which"
             return Decision(False, DEFAULT, reason, namespace)
         key = wish.full_key(namespace)
         if key and not key.startswith(f"{namespace}/"):

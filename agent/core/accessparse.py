@@ -23,12 +23,15 @@ FORMATS = USES
 MAX_RULES = 1000
 """In all files together."""
 RESERVED = "default"
+RELEASING = "secret"
+"""The operation that gives nothing by default."""
 _MAX_VALUES = 256
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}/([A-Za-z0-9_.-]{1,64}|[A-Za-z0-9_.-]{0,63}\*)", re.ASCII)
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(service|scope|socket|mount|swap)", re.ASCII)
 _CONTAINER = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\*?|\*", re.ASCII)
 _OWN = re.compile(r"uid-[0-9]+", re.ASCII)
-_WHAT = ("keys", "uses", "formats", "contexts", "audiences")
+_WHAT = ("keys", "uses", "formats", "contexts", "audiences", "secrets")
 KEYS = ("name", "effect", "who", "operations", *_WHAT, "namespace")
 """Of a rule."""
 WHO = ("user", "group", "unit", "container")
@@ -106,6 +109,7 @@ class _Parser:
                 raise self._at.under(key).refuse("is required", code="config.missing")
         allow = checks.choice("allow", "deny")(table["effect"], self._at.under("effect")) == "allow"
         operations = self._operations(table["operations"], [key for key in _WHAT if key in table])
+        self._require_secrets(table, allow=allow)
         who = self._who(table["who"], allow=allow)
         what = self._what(table)
         namespace = self._namespace(table, allow=allow)
@@ -131,6 +135,13 @@ class _Parser:
                     f"says nothing about {', '.join(strangers)}", hint="make a rule of its own for those operations"
                 )
         return found
+
+    def _require_secrets(self, table: Mapping[str, Any], *, allow: bool) -> None:
+        """A rule that allows ``secret`` by name and names none would allow nothing; one for ``*`` need not mean it."""
+        if allow and "secrets" not in table and RELEASING in (table["operations"], *table["operations"]):
+            raise self._at.under("secrets").refuse(
+                "is required: no secret is given by default", hint='secrets = ["NAME"]', code="config.missing"
+            )
 
     def _who(self, value: Any, *, allow: bool) -> dict[str, Any]:
         at = self._at.under("who")
@@ -176,6 +187,7 @@ class _Parser:
             "formats": (checks.choice(*FORMATS), frozenset),
             "contexts": (_pattern, tuple),
             "audiences": (_pattern, tuple),
+            "secrets": (_secret, tuple),
         }
         found: dict[str, Any] = {}
         for name, (check, kind) in kinds.items():
@@ -229,6 +241,13 @@ def _key(value: Any, at: At) -> str:
         raise at.refuse(
             f"must be NAMESPACE/NAME, NAMESPACE/BEGINNING*, {AGENT_KEY} (the agent's own) or *, not {given[:80]!r}"
         )
+    return given
+
+
+def _secret(value: Any, at: At) -> str:
+    given = checks.text(256)(value, at)
+    if not _SECRET.fullmatch(given):
+        raise at.refuse(f"must be the NAME of [secrets.NAME], BEGINNING* or *, not {given[:80]!r}")
     return given
 
 

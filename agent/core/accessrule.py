@@ -11,7 +11,20 @@ from dataclasses import dataclass, field
 
 from agent.core.errors import UsageError
 
-OPERATIONS = ("status", "keys.list", "keys.create", "keys.rotate", "keys.destroy", "sign", "challenge")
+OPERATIONS = (
+    "status",
+    "keys.list",
+    "keys.create",
+    "keys.rotate",
+    "keys.destroy",
+    "sign",
+    "challenge",
+    "verify",
+    "metrics",
+    "seal",
+    "unseal",
+    "secret",
+)
 AGENT_KEY = "agent"
 """How rules call the agent's own key; named keys always have a slash."""
 APPLIES: Mapping[str, frozenset[str]] = {
@@ -22,6 +35,11 @@ APPLIES: Mapping[str, frozenset[str]] = {
     "keys.destroy": frozenset({"keys", "uses"}),
     "sign": frozenset({"keys", "uses", "formats", "contexts", "audiences"}),
     "challenge": frozenset({"contexts", "audiences"}),
+    "verify": frozenset(),
+    "metrics": frozenset(),
+    "seal": frozenset({"contexts"}),
+    "unseal": frozenset({"contexts"}),
+    "secret": frozenset({"secrets"}),
 }
 """Which selectors mean something for an operation; a rule that gives another one is refused."""
 ANY = "*"
@@ -31,6 +49,7 @@ ANY = "*"
 class Wish:
     """What a caller wants. ``key`` is "namespace/name", or a bare name in the caller's namespace, "" the agent's own.
 
+    ``secret`` is the name of a configured secret, "" for the list of them.
     Raises UsageError for an operation that there is none of, or a key with more than one slash.
     """
 
@@ -40,6 +59,7 @@ class Wish:
     format: str = ""
     context: str = ""
     audience: str = ""
+    secret: str = ""
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -93,6 +113,7 @@ class Rule:
     formats: frozenset[str] | None = None
     contexts: tuple[str, ...] | None = None
     audiences: tuple[str, ...] | None = None
+    secrets: tuple[str, ...] | None = None
     namespace: str = ""
     written: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
@@ -126,6 +147,8 @@ class Rule:
     def _what(self, wish: Wish, namespace: str) -> Iterator[tuple[str, bool]]:
         if "keys" in APPLIES[wish.operation]:
             yield "keys", self._covers(wish, namespace)
+        if "secrets" in APPLIES[wish.operation]:
+            yield "secrets", self._releases(wish.secret)
         for name, values, value in (("uses", self.uses, wish.use), ("formats", self.formats, wish.format)):
             if values is not None:
                 yield name, value in values or (not value and not self.allow)
@@ -145,6 +168,13 @@ class Rule:
         if self.keys is None:
             return not self.allow or not key or key.startswith(f"{namespace}/")
         return matches(self.keys, key or AGENT_KEY)
+
+    def _releases(self, secret: str) -> bool:
+        """Without ``secrets``: a deny rule covers every secret, an allow rule none. No secret is a caller's own."""
+        if not secret:
+            # The list as such; which secrets are on it is asked for each of them.
+            return self.allow or self.secrets is None or ANY in self.secrets
+        return not self.allow if self.secrets is None else matches(self.secrets, secret)
 
 
 def matches(patterns: tuple[str, ...], value: str) -> bool:

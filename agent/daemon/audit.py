@@ -22,6 +22,7 @@ from agent.core.access import Decision, Wish
 from agent.core.auditconfig import AuditConfig
 from agent.core.canonical import rfc3339
 from agent.core.errors import Conflict, ServerError, TeeAgentError
+from agent.core.statement import AuditHead
 from agent.daemon import auditdraft, problem
 from agent.daemon.auditcount import Counts, Flood, Hour
 from agent.daemon.auditdraft import Draft, Who
@@ -91,7 +92,7 @@ class Audit:
     def denied(self, caller: Caller, wish: Wish, decision: Decision) -> None:
         """A refusal by the access policy, as agent.daemon.guard tells it."""
         who = auditdraft.who(caller)
-        wished = {name: getattr(wish, name) for name in ("key", "use", "format", "context", "audience")}
+        wished = {name: getattr(wish, name) for name in ("key", "use", "format", "context", "audience", "secret")}
         about = {name: value for name, value in wished.items() if value}
         fields = {"operation": wish.operation, "rule": decision.rule, "reason": decision.reason, **about}
         self._often(("denied", who, ""), self._draft("denied", "warning", auditdraft.document(who), fields))
@@ -247,6 +248,16 @@ class Audit:
     def head(self) -> bytes:
         """The digest of the last record, 32 bytes."""
         return self._file.head
+
+    def anchor(self) -> AuditHead | None:
+        """The last record once it and all before it are on the disk; None while the log can't be written.
+
+        For the statement of a new key: whatever was reported before, counts included, is in the log up to there.
+        """
+        with self._lock:
+            self.flush()
+            seq, head = self._file.place
+            return None if self._trouble else AuditHead(seq, head.hex())
 
     def summary(self) -> dict[str, Any]:
         """For the status, without waiting for the disk: ``last_hour`` counts records by severity.

@@ -100,6 +100,18 @@ def test_a_unit_without_a_user(explain: Explain) -> None:
     assert "uid-" not in explain("--unit", "web.service", "sign", "--key", "x")[1]
 
 
+def test_secrets(explain: Explain, tmp_path: Path) -> None:
+    more = text(rule("all", operations="*"), rule("api", operations="secret", secrets="api*"))
+    (tmp_path / "policy.d" / "20.toml").write_text(more.replace("alice", "1001"))
+    assert document(explain, "--user", "1001", "secret", "--secret", "api-1")["rule"] == "api"
+    status, out = explain("--user", "1001", "secret", "--secret", "db")
+    assert status == 77
+    assert "passed over: rule all in " in out
+    assert ": secrets: not given: no secret\n" in out
+    assert ": secrets: api*\n" in out
+    assert "request: secret, secret 'db'" in out
+
+
 def test_this_process(explain: Explain) -> None:
     found = document(explain, "--pid", str(os.getpid()), "status")
     assert found["caller"]["uid"] == os.geteuid()

@@ -141,6 +141,58 @@ def test_the_list_of_keys() -> None:
     assert verdict(Wish("keys.list"), WEB, rule("no", "deny", operations="keys.list"), allowed) == (False, "no")
 
 
+READ = Wish("secret", secret="db-password")
+
+
+@pytest.mark.parametrize(
+    ("secrets", "covered"),
+    [
+        ("db-password", True),
+        (["api", "db-password"], True),
+        ("db-*", True),
+        ("*", True),
+        ("db-", False),
+        ("db", False),
+        ("db-password2", False),
+        ("db-password2*", False),
+    ],
+)
+def test_secrets_of_a_rule(secrets: Any, covered: bool) -> None:
+    given = rule(operations="secret", secrets=secrets)
+    assert verdict(READ, WEB, given) == ((True, "r") if covered else (False, "default"))
+    denied = rule("no", "deny", operations="secret", secrets=secrets)
+    every = rule("all", operations="secret", secrets="*")
+    assert verdict(READ, WEB, denied, every) == ((False, "no") if covered else (True, "all"))
+
+
+def test_no_secret_is_given_by_a_rule_that_names_none() -> None:
+    assert verdict(READ, WEB, rule(operations="*")) == (False, "default")
+    assert verdict(Wish("seal"), WEB, rule(operations="*")) == (True, "r")
+    every = rule("all", operations="secret", secrets="*")
+    assert verdict(READ, WEB, rule("no", "deny", operations="*"), every) == (False, "no")
+    assert verdict(READ, WEB, rule("no", "deny", operations="secret"), every) == (False, "no")
+    assert verdict(READ, Who(ROOT, ROOT)) == (True, "default")
+
+
+def test_the_list_of_secrets() -> None:
+    some = rule(operations="secret", secrets="api")
+    assert verdict(Wish("secret"), WEB, some) == (True, "r")
+    assert verdict(Wish("secret"), WEB, rule(operations="sign")) == (False, "default")
+    one, every = (rule("no", "deny", operations="secret", secrets=secrets) for secrets in ("api", "*"))
+    assert verdict(Wish("secret"), WEB, one, some) == (True, "r")
+    assert verdict(Wish("secret"), WEB, every, some) == (False, "no")
+    assert verdict(Wish("secret"), WEB, rule("no", "deny", operations="secret"), some) == (False, "no")
+
+
+def test_contexts_of_sealed_data() -> None:
+    rules = policy(rule(operations=["seal", "unseal"], contexts=["backup/*", ""]))
+    for operation in ("seal", "unseal"):
+        assert rules.decide(WEB, Wish(operation, context="backup/1")).allowed
+        assert rules.decide(WEB, Wish(operation)).allowed
+        assert not rules.decide(WEB, Wish(operation, context="other")).allowed
+    assert not policy(rule(operations="seal")).decide(WEB, Wish("unseal")).allowed
+
+
 def test_first_match_decides_in_the_order_of_names() -> None:
     files = {
         "20.toml": text(rule("late", "deny")),
@@ -198,8 +250,9 @@ def test_without_rules_the_configuration_s_users_and_groups(who: Who) -> None:
     rules = Rules.parse({"10.toml": "# nothing yet\n"}, accounts=ACCOUNTS, members=MEMBERS)
     assert rules.admits(who)
     for operation in OPERATIONS:
-        assert rules.decide(who, Wish(operation)).allowed
+        assert rules.decide(who, Wish(operation)).allowed == (operation != "secret")
         assert not rules.decide(Who(7, 7), Wish(operation)).allowed
+    assert not rules.decide(who, Wish("secret", secret="api")).allowed
     assert rules.decide(who, Wish("keys.create", "web")).allowed
     assert rules.decide(who, Wish("sign", f"uid-{who.uid}/web")).allowed
     assert not rules.decide(who, Wish("sign", "uid-5/web")).allowed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -47,6 +48,7 @@ WISHES = st.builds(
     st.sampled_from(["", *FORMATS]),
     st.sampled_from(["", "orders", "orders/eu"]),
     st.sampled_from(["", "rp"]),
+    st.sampled_from(["", "db", "db-2"]),
 )
 WHAT = {
     "keys": names("*", "agent", "shop/*", "uid-1001/x"),
@@ -54,6 +56,7 @@ WHAT = {
     "formats": names(*FORMATS),
     "contexts": names("", "orders*", "orders/eu"),
     "audiences": names("rp", "r*"),
+    "secrets": names("*", "db", "db-*"),
 }
 
 
@@ -65,7 +68,17 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
     table = rule("", draw(st.sampled_from(["allow", "deny"])), who=draw(WHO), operations=operations)
     if table["effect"] == "allow" and draw(st.booleans()):
         table["namespace"] = draw(st.sampled_from(["shop", "bank"]))
-    return {**table, **{name: draw(WHAT[name]) for name in chosen}}
+    found = {**table, **{name: draw(WHAT[name]) for name in chosen}}
+    return allowing(found) if table["effect"] == "allow" else found
+
+
+def allowing(table: dict[str, Any]) -> dict[str, Any]:
+    """The rule with the effect "allow": with ``secret`` it must name secrets, which say nothing about the rest."""
+    found = {**table, "effect": "allow"}
+    if "secret" in table["operations"] and "secrets" not in table:
+        found = {name: one for name, one in found.items() if name not in APPLIES["sign"]}
+        found |= {"operations": ["secret"], "secrets": ["db-*"]}
+    return found
 
 
 def numbered(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -79,7 +92,7 @@ TABLES = st.lists(tables(), max_size=5).map(numbered)
 @given(TABLES, CALLERS, WISHES)
 def test_the_first_rule_that_would_decide_alone_decides(found: list[dict[str, Any]], who: Who, wish: Wish) -> None:
     whole = policy(*found)
-    full = Wish(wish.operation, wish.full_key(whole.namespace(who)), wish.use, wish.format, wish.context, wish.audience)
+    full = replace(wish, key=wish.full_key(whole.namespace(who)))
     decision = whole.decide(who, wish)
     # Each rule by itself, in the namespace that the whole policy gives the caller.
     alone = [each.name for each in whole.rules if not each.miss(who, full, whole.namespace(who))]
@@ -97,7 +110,7 @@ def test_the_first_rule_that_would_decide_alone_decides(found: list[dict[str, An
 def test_another_allow_rule_lets_in_nobody_that_it_does_not_name(
     found: list[dict[str, Any]], more: dict[str, Any], place: int, who: Who, wish: Wish
 ) -> None:
-    more = {**more, "name": "more", "effect": "allow"}
+    more = allowing({**more, "name": "more"})
     before, after = policy(*found), policy(*found[:place], more, *found[place:])
     (added,) = (each for each in after.rules if each.name == "more")
     if added.stranger(who) and found:
