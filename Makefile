@@ -5,10 +5,10 @@ JOBS ?= $(shell nproc)
 RUNS ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench deb vm fuzz clean
+.PHONY: help setup demo test check bench deb verify-pyz vm fuzz clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## .venv/bin/tee-agent and .venv/bin/tas, ready to run
 	@sh packaging/setup.sh demo
@@ -33,6 +33,9 @@ bench: ## figures against named peers; writes build/bench.json
 deb: ## Debian packages: build/tee-agent_VERSION_all.deb and build/tee-agent-initramfs_VERSION_all.deb
 	@sh packaging/setup.sh deb
 	@sh packaging/deb.sh
+
+verify-pyz: setup ## build/tee-agent-verify.pyz: the verifier in one file, for relying parties on any system
+	@$(PYTHON) packaging/pyz/build.py build/tee-agent-verify.pyz
 
 vm: ## the boots alone: our packages in a Debian 13 image with an encrypted root, in QEMU
 	@sh packaging/setup.sh test
