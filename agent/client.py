@@ -1,13 +1,11 @@
-"""Client of the agent's own socket, for our commands: standard library only, one connection per request.
+"""Client of the agent's own socket, for our commands: errors of our taxonomy, deadlines, one connection per request.
 
 Apps in any language need no library: docs/api.md, and curl.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,19 +16,7 @@ from typing import Any
 from agent.core.errors import DeadlineExceeded, ProtocolError, TeeAgentError, TransportError
 from agent.core.ports import Deadline
 from agent.daemon import problem
-
-MAX_ANSWER = 4 << 20
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, deadline: Deadline) -> None:
-        super().__init__("agent", timeout=deadline.remaining())
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+from agent.tee_agent_client import Agent, AgentError, Unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,52 +106,27 @@ class Client:
         body: bytes | Iterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        connection = _UnixConnection(self._path, deadline)
         try:
-            return _converse(connection, method, path, body, headers or {})
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"{self._path}: the agent did not answer in time") from error
-        except OSError as error:
-            raise TransportError(
-                f"{self._path}: {error.strerror or error}",
-                hint="is the daemon running? systemctl status tee-agent-signer",
-                code="transport.no-daemon",
-            ) from error
-        except http.client.HTTPException as error:
-            raise ProtocolError(f"{self._path}: what answers there is not the agent: {error}") from error
-        finally:
-            connection.close()
+            with Agent(self._path, deadline.remaining()) as agent:
+                return agent.request(method, path, body, headers)
+        except AgentError as error:
+            raise _translated(error, self._path) from error
 
     def _json(self, data: bytes) -> dict[str, Any]:
         return _object(data, self._path)
 
 
-def _converse(
-    connection: http.client.HTTPConnection,
-    method: str,
-    path: str,
-    body: bytes | Iterator[bytes] | None,
-    headers: Mapping[str, str],
-) -> bytes:
-    try:
-        connection.request(method, path, body, dict(headers))
-    except BrokenPipeError:
-        # Refused before the body was read: the reason is waiting to be read.
-        pass
-    response = connection.getresponse()
-    data = response.read(MAX_ANSWER + 1)
-    if len(data) > MAX_ANSWER:
-        raise ProtocolError(f"an answer of more than {MAX_ANSWER} bytes")
-    if response.status not in (http.client.OK, http.client.CREATED):
-        raise _refused(response, data)
-    return data
-
-
-def _refused(response: http.client.HTTPResponse, data: bytes) -> TeeAgentError:
-    if response.getheader("Content-Type", "").partition(";")[0] != problem.MEDIA_TYPE:
-        return ProtocolError(f"the agent answered {response.status} without a reason")
-    wait = response.getheader("Retry-After", "0")
-    return problem.exception(_object(data, "problem"), float(wait) if wait.isdecimal() else 0.0)
+def _translated(error: AgentError, path: Path) -> TeeAgentError:
+    """Of our taxonomy."""
+    if not isinstance(error, Unreachable):
+        said = {"code": error.code, "detail": error.detail, "hint": error.hint}
+        return problem.exception(said, error.retry_after)
+    if isinstance(error.__cause__, TimeoutError):
+        return DeadlineExceeded(f"{path}: the agent did not answer in time")
+    if isinstance(error.__cause__, OSError):
+        reason = error.__cause__.strerror or error.__cause__
+        return TransportError(f"{path}: {reason}", hint=error.hint, code="transport.no-daemon")
+    return ProtocolError(f"{path}: what answers there is not the agent: {error.detail}")
 
 
 def _object(data: bytes, what: object) -> dict[str, Any]:
