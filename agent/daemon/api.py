@@ -18,6 +18,7 @@ from agent.daemon.formats import BUNDLE_TYPE
 from agent.daemon.journal import Reports
 from agent.daemon.keyapi import KeyApi
 from agent.daemon.keys import KeyRing
+from agent.daemon.openapi import Description
 from agent.daemon.payloads import DIGEST_TYPE
 from agent.daemon.report import Reporter
 from agent.daemon.web import Response
@@ -33,6 +34,7 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/keys/{name}/rotate": {"POST": "keys.rotate"},
     "/v1/keys/{name}/sign": {"POST": "sign"},
     "/v1/keys/{name}/attestation": {"GET": "keys.list"},
+    "/v1/openapi.json": {"GET": "status"},
 }
 """All there is, with the access policy's operation for each; a test walks it."""
 TEXTS = frozenset({"context", "audience"})
@@ -48,6 +50,7 @@ class Api:
     reporter: Reporter
     named: KeyApi
     reports: Reports
+    description: Description
 
     def routes(self) -> Routes:
         """ROUTES with their handlers."""
@@ -61,6 +64,7 @@ class Api:
             "/v1/keys/{name}/rotate": {"POST": named.rotate},
             "/v1/keys/{name}/sign": {"POST": named.sign},
             "/v1/keys/{name}/attestation": {"GET": named.attestation},
+            "/v1/openapi.json": {"GET": self.description.show},
         }
         return {path: {method: handlers[path][method] for method in methods} for path, methods in ROUTES.items()}
 

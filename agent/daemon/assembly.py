@@ -23,6 +23,7 @@ from agent.daemon.keyapi import KeyApi
 from agent.daemon.keys import Attester, Complete, KeyRing, Log, Terms
 from agent.daemon.named import Limits, NamedKeys
 from agent.daemon.names import QUOTER, socket_path
+from agent.daemon.openapi import Description
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.report import Reporter, service_state
 from agent.daemon.role import Life
@@ -49,7 +50,7 @@ class Signer:
     dispatch: Dispatch
 
     @classmethod
-    def assembled(cls, config: Config, complete: Complete, guard: Guard) -> Signer:
+    def assembled(cls, config: Config, complete: Complete, guard: Guard, description: Description) -> Signer:
         """All parts, idle: the audit log is open, nothing runs. Raises as Audit.open.
 
         ``complete`` says what a bundle carries beside the evidence.
@@ -66,7 +67,7 @@ class Signer:
         batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
         front = Front(guard)
         reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes, audit.summary)
-        api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports), reports)
+        api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports), reports, description)
         guard.on_denied = audit.denied
         return cls(guard, audit, reports, ring, named, batcher, front, Dispatch(api.routes(), guard, ROUTES))
 

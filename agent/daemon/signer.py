@@ -10,12 +10,13 @@ from functools import partial
 
 from agent import rulefiles
 from agent.core.config import Config
-from agent.daemon import auditdisk, privileges, sockets
+from agent.daemon import auditdisk, openapi, privileges, sockets
 from agent.daemon.assembly import Signer
 from agent.daemon.completing import completer
 from agent.daemon.guard import Guard
 from agent.daemon.keys import Complete
 from agent.daemon.names import SIGNER, SOCKETS
+from agent.daemon.openapi import Description
 from agent.daemon.role import Life, begin, live, rehardened
 
 DESCRIPTORS = 4096
@@ -36,6 +37,7 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     user = privileges.unprivileged(config.daemon.signer_user, "signer_user")
     guard = Guard(partial(rulefiles.load, config))
     listener = sockets.listen(config.daemon.runtime_dir, SOCKETS[SIGNER])
+    description = Description(openapi.load())
     _more_descriptors()
     auditdisk.prepare(config.audit.folder, user.uid, user.gid)
     if os.geteuid() == 0:
@@ -44,7 +46,7 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     rehardened()
 
     async def main(life: Life) -> None:
-        signer = Signer.assembled(config, complete, guard)
+        signer = Signer.assembled(config, complete, guard, description)
         guard.install(life)
         tasks = [asyncio.create_task(each) for each in signer.work(life, listener.sock)]
         life.notifier.ready(f"serves {listener.path}")

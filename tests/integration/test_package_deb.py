@@ -22,7 +22,8 @@ from agent.cli import COMMANDS
 from tests.support import tools
 
 ROOT = Path(__file__).resolve().parents[2]
-AGENT, INITRAMFS = "tee-agent", "tee-agent-initramfs"
+AGENT, INITRAMFS, CLIENT = "tee-agent", "tee-agent-initramfs", "python3-tee-agent-client"
+ALL = (AGENT, INITRAMFS, CLIENT)
 LIBRARY = "usr/lib/tee-agent"
 SHIPPED = ("agent", "snp", "tdx")
 NOT_SHIPPED = re.compile(
@@ -83,8 +84,9 @@ def field(package: Path, name: str) -> str:
     return tools.output("dpkg-deb", "--field", package, name).strip()
 
 
-def test_two_packages_of_this_version_for_any_machine(packages: dict[str, Path]) -> None:
+def test_three_packages_of_this_version_for_any_machine(packages: dict[str, Path]) -> None:
     assert sorted(path.name for path in packages.values()) == [
+        f"python3-tee-agent-client_{__version__}_all.deb",
         f"tee-agent-initramfs_{__version__}_all.deb",
         f"tee-agent_{__version__}_all.deb",
     ]
@@ -94,7 +96,8 @@ def test_two_packages_of_this_version_for_any_machine(packages: dict[str, Path])
 def test_all_of_the_agent_and_nothing_else_of_the_tree(packages: dict[str, Path], tree: Path) -> None:
     modules = {f"{LIBRARY}/{path.relative_to(tree)}" for name in SHIPPED for path in (tree / name).rglob("*.py")}
     found = {name for name in files(packages[AGENT]) if name.startswith(LIBRARY)}
-    assert found == modules | {f"{LIBRARY}/__main__.py", f"{LIBRARY}/boot-report"}
+    data = {f"{LIBRARY}/{name}" for name in ("__main__.py", "boot-report", "agent/daemon/openapi.json")}
+    assert found == modules | data
 
 
 @pytest.mark.parametrize("name", ["usr/lib/tee-agent/sim/tree.py", "usr/bin/fake-tas", "usr/lib/tee-agent/tas/web.py"])
@@ -103,14 +106,14 @@ def test_the_pattern_finds_what_must_not_be_there(name: str) -> None:
     assert not NOT_SHIPPED.search("usr/lib/tee-agent/agent/tas_client.py")
 
 
-@pytest.mark.parametrize("name", [AGENT, INITRAMFS])
+@pytest.mark.parametrize("name", ALL)
 def test_no_simulator_and_no_test_code(packages: dict[str, Path], name: str) -> None:
     assert [member for member in sorted(files(packages[name])) if NOT_SHIPPED.search(member)] == []
     imports = re.compile(rb"^\s*(from|import) (sim|tests|tas|hub|bench)\b", re.MULTILINE)
     assert [member.name for member, content in members(packages[name]) if imports.search(content)] == []
 
 
-@pytest.mark.parametrize("name", [AGENT, INITRAMFS])
+@pytest.mark.parametrize("name", ALL)
 def test_everything_is_root_s_to_write(packages: dict[str, Path], name: str) -> None:
     for member, _ in members(packages[name]):
         assert (member.uid, member.gid) == (0, 0)
@@ -151,6 +154,13 @@ def test_what_the_modules_import_is_depended_on(packages: dict[str, Path]) -> No
     assert outside <= wanted
     depends = field(packages[AGENT], "Depends")
     assert [name for name in sorted(wanted) if f"python3-{name} (>= " not in depends] == []
+
+
+def test_the_client_is_one_module_that_needs_python_alone(packages: dict[str, Path], tree: Path) -> None:
+    found = {member.name: content for member, content in members(packages[CLIENT]) if "/doc/" not in member.name}
+    module = "usr/lib/python3/dist-packages/tee_agent_client.py"
+    assert found == {module: (tree / "agent/tee_agent_client.py").read_bytes()}
+    assert {word.split()[0] for word in field(packages[CLIENT], "Depends").split(",")} == {"python3:any"}
 
 
 def test_units_users_folders_and_rules_are_installed(packages: dict[str, Path], tree: Path) -> None:
