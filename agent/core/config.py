@@ -18,6 +18,8 @@ from agent.core.auditconfig import ROWS as AUDIT_ROWS
 from agent.core.auditconfig import AuditConfig
 from agent.core.checks import At
 from agent.core.cmdline import DEFAULT_ALLOW, allowed_word
+from agent.core.daemonconfig import ROWS as DAEMON_ROWS
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import ConfigError
 from agent.core.measuredconfig import ROWS as MEASURED_ROWS
 from agent.core.measuredconfig import MeasuredConfig
@@ -104,22 +106,6 @@ class BootConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class DaemonConfig:
-    """The running agent. Users and groups are names or decimal ids."""
-
-    runtime_dir: Path = Path("/run/tee-agent")
-    allow_groups: tuple[str, ...] = ("tee-agent",)
-    allow_users: tuple[str, ...] = ()
-    signer_user: str = "tee-agent"
-    fetcher_user: str = "tee-agent-fetcher"
-    audience: str = ""
-    key_lifetime_seconds: int = 86_400
-    challenge_batch_max: int = 4096
-    keys_max: int = 256
-    keys_each_max: int = 32
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """The whole tree. ``source`` is the file it came from, for messages."""
 
@@ -200,20 +186,9 @@ BOOT = {
         checks.several(allowed_word, least=1, most=64), "words of the kernel command line; with = at the end, any value"
     ),
 }
-DAEMON = {
-    "runtime_dir": Key(checks.path, "folder of the sockets"),
-    "allow_groups": Key(checks.several(checks.account, least=0, most=64), "groups that may use the socket"),
-    "allow_users": Key(checks.several(checks.account, least=0, most=64), "users that may use the socket"),
-    "signer_user": Key(checks.account, "user that holds the keys"),
-    "fetcher_user": Key(checks.account, "user that talks to the network"),
-    "audience": Key(checks.text(256), "whom this machine's evidence is for"),
-    "key_lifetime_seconds": Key(checks.integer(60, 86_400), "of a signing key"),
-    "challenge_batch_max": Key(checks.integer(1, 65_536), "challenges that share one piece of evidence"),
-    "keys_max": Key(checks.integer(0, 4096), "named keys of all callers together, rotated ones included"),
-    "keys_each_max": Key(checks.integer(0, 4096), "named keys in one namespace"),
-}
 MEASURED = {name: Key(check, text) for name, (check, text) in MEASURED_ROWS.items()}
 AUDIT = {name: Key(check, text) for name, (check, text) in AUDIT_ROWS.items()}
+DAEMON = {name: Key(check, text) for name, (check, text) in DAEMON_ROWS.items()}
 SECTIONS: Mapping[str, Mapping[str, Key]] = {
     "tas": TAS,
     "evidence": EVIDENCE,

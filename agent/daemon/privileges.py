@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agent.core.access import Members
-from agent.core.config import DaemonConfig
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import ConfigError, PermissionMissing
 from agent.daemon.peers import Allowed
 

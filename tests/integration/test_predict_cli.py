@@ -13,7 +13,8 @@ from agent.admin import measured, predict
 from agent.admin.bootfiles import Files
 from agent.admin.evidence import live
 from agent.boot import report
-from agent.core.config import Config, DaemonConfig, EvidenceConfig
+from agent.core.config import Config, EvidenceConfig
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import UsageError
 from agent.core.model import Tee
 from agent.core.policy import Policy

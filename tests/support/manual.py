@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.auditconfig import AuditConfig
-from agent.core.config import SECTIONS, BootConfig, DaemonConfig, EvidenceConfig, TasConfig, VolumeConfig
+from agent.core.config import SECTIONS, BootConfig, EvidenceConfig, TasConfig, VolumeConfig
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.measuredconfig import MeasuredConfig
 from agent.core.vendorconfig import EndorsementsConfig
 

@@ -14,7 +14,8 @@ import pytest
 from agent import rulefiles
 from agent.commands import endorsements
 from agent.core.auditconfig import AuditConfig
-from agent.core.config import DaemonConfig, EvidenceConfig
+from agent.core.config import EvidenceConfig
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import ConfigError, Denied, PlatformError
 from agent.daemon import auditdisk, fetcher, names, sockets
 from agent.settings import DEFAULT_PATH

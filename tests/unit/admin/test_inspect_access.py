@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.admin.inspect import access
-from agent.core.config import Config, DaemonConfig
+from agent.core.config import Config
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.health import Finding
 from tests.support.access import rule, text
 

@@ -11,6 +11,7 @@ import pytest
 from agent.core import config
 from agent.core.auditconfig import AuditConfig
 from agent.core.config import Config, Pin, parse
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import ConfigError
 from agent.core.measuredconfig import MeasuredConfig
 from agent.core.vendorconfig import EndorsementsConfig
@@ -205,7 +206,7 @@ def test_every_key_is_a_field_and_every_field_a_key() -> None:
         "measured": MeasuredConfig,
         "volume": config.VolumeConfig,
         "boot": config.BootConfig,
-        "daemon": config.DaemonConfig,
+        "daemon": DaemonConfig,
         "audit": AuditConfig,
     }
     assert trees.keys() == config.SECTIONS.keys()

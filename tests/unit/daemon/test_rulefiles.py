@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent import rulefiles
-from agent.core.config import Config, DaemonConfig
+from agent.core.config import Config
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import ConfigError
 from agent.daemon.privileges import User
 from tests.support.access import rule, text

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.core import errors
-from agent.core.config import DaemonConfig
+from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import (
     ConfigError,
     Conflict,
