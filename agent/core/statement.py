@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from agent.core import canonical
 from agent.core.errors import FormatError, OutOfValidity, UnsupportedVersion
 from agent.core.model import Nonce
 
-TYPE = "tee-agent/statement/v1"
+TYPE = "tee-agent/statement/v2"
 USES = frozenset({"bundle", "raw", "jws", "cose", "eat", "ssh", "internal"})
 """What a key may sign: one use for its whole life."""
 TIME_SOURCES = frozenset({"guest", "challenge", "tas"})
@@ -33,6 +33,7 @@ _KEYS = frozenset(
         "agent_version",
         "algorithm",
         "audience",
+        "audit",
         "boot_id",
         "created",
         "expires",
@@ -43,6 +44,15 @@ _KEYS = frozenset(
         "use",
     }
 )
+_AUDIT = frozenset({"head", "seq"})
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """Where an audit log stood: ``seq`` and ``head``, the digest in 64 hex digits, of its last line (docs/audit.md)."""
+
+    seq: int
+    head: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,8 @@ class Statement:
 
     ``created`` and ``expires`` are aware, whole seconds; ``owner`` names who may use the key (for example "uid:0" or
     "unit:app.service"), ``audience`` whom the agent's configuration makes keys for ("" for anybody); ``tas_nonce`` is
-    the newest nonce that the attestation service gave this agent, or None.
+    the newest nonce that the attestation service gave this agent, or None; ``audit`` is the end of the agent's audit
+    log as it was on the disk before the key had evidence, or None where the log could not be written.
     """
 
     use: str
@@ -64,6 +75,7 @@ class Statement:
     time_source: str
     tas_nonce: str | None
     agent_version: str
+    audit: AuditHead | None
 
     def __post_init__(self) -> None:
         _read(self.to_json())  # one set of rules, whoever made it
@@ -85,6 +97,7 @@ class Statement:
             "time_source": self.time_source,
             "tas_nonce": self.tas_nonce,
             "agent_version": self.agent_version,
+            "audit": asdict(self.audit) if self.audit else None,
         }
 
     @cached_property
@@ -126,9 +139,8 @@ class Statement:
 
 
 def _read(document: Any) -> dict[str, Any]:
+    _require_version(document)
     reader = canonical.Reader(document, "statement", _KEYS)
-    if reader.item("type") != TYPE:
-        raise UnsupportedVersion(f"statement: type is not {TYPE}", record="statement")
     values: dict[str, Any] = {
         "use": _one_of(reader, "use", USES),
         "algorithm": reader.text("algorithm", 32, _WORD, "the name of an algorithm"),
@@ -140,11 +152,20 @@ def _read(document: Any) -> dict[str, Any]:
         "time_source": _one_of(reader, "time_source", TIME_SOURCES),
         "tas_nonce": _tas_nonce(reader.item("tas_nonce")),
         "agent_version": reader.text("agent_version", 64, _WORD, "a version"),
+        "audit": _audit(reader.item("audit")),
     }
     lifetime = values["expires"] - values["created"]
     if not timedelta(0) < lifetime <= MAX_LIFETIME:
         raise FormatError("statement: a key lives more than 0 and at most 24 hours", record="statement")
     return values
+
+
+def _require_version(document: Any) -> None:
+    """Before the fields are counted: another version has others, and to say which are missing would mislead."""
+    found = document.get("type", TYPE) if isinstance(document, dict) else TYPE
+    if found != TYPE:
+        name = canonical.shown(found) if isinstance(found, str) else "no text"
+        raise UnsupportedVersion(f"statement: its type is {name}; only {TYPE} is read", record="statement")
 
 
 def _one_of(reader: canonical.Reader, key: str, allowed: frozenset[str]) -> str:
@@ -160,6 +181,13 @@ def _tas_nonce(value: Any) -> str | None:
     if not isinstance(value, str):
         raise FormatError("statement: tas_nonce is neither null nor text", record="statement")
     return Nonce(value).text
+
+
+def _audit(value: Any) -> AuditHead | None:
+    if value is None:
+        return None
+    reader = canonical.Reader(value, "statement's audit", _AUDIT)
+    return AuditHead(reader.integer("seq"), reader.hexadecimal("head", 32).hex())
 
 
 def now_in_seconds(moment: datetime) -> datetime:

@@ -20,7 +20,7 @@ from agent.core.binding import Scope
 from agent.core.bundle import ALGORITHM, USE, Attachments
 from agent.core.errors import ServerError, TeeAgentError
 from agent.core.model import Endorsements, Evidence
-from agent.core.statement import Statement, now_in_seconds
+from agent.core.statement import AuditHead, Statement, now_in_seconds
 from agent.daemon import problem
 from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
@@ -88,7 +88,8 @@ def utc_now() -> datetime:
 
 
 class Attester:
-    """Gets evidence for keys. ``tas_nonce`` gives the service's newest nonce, or None; ``now`` the calendar's time."""
+    """Gets evidence for keys. ``tas_nonce`` gives the service's newest nonce, or None; ``audit_head`` the end of the
+    audit log once all of it is on the disk, or None; ``now`` the calendar's time."""
 
     def __init__(
         self,
@@ -96,6 +97,8 @@ class Attester:
         quotes: Quotes,
         complete: Complete,
         tas_nonce: Callable[[], str | None],
+        audit_head: Callable[[], AuditHead | None],
+        *,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.terms = terms
@@ -103,6 +106,7 @@ class Attester:
         self._quotes = quotes
         self._complete = complete
         self._tas_nonce = tas_nonce
+        self._audit_head = audit_head
 
     def attest(self, wanted: Wanted) -> Attested:
         """A new statement from now on, and evidence for it; blocks. Raises what keeps evidence from being made."""
@@ -127,15 +131,16 @@ class Attester:
             time_source="guest",
             tas_nonce=self._tas_nonce(),
             agent_version=__version__,
+            audit=self._audit_head(),
         )
 
 
 class KeyRing:
-    """Holds one attested key and sees to the next. The arguments are Attester's."""
+    """Holds one attested key and sees to the next."""
 
-    def __init__(self, terms: Terms, quotes: Quotes, complete: Complete, tas_nonce: Callable[[], str | None]) -> None:
-        self.terms = terms
-        self.attester = Attester(terms, quotes, complete, tas_nonce)
+    def __init__(self, attester: Attester) -> None:
+        self.terms = attester.terms
+        self.attester = attester
         self._next = Ed25519PrivateKey.generate()
         self._tried = asyncio.Event()
         self._renew = asyncio.Event()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.core.canonical import rfc3339, shown
+from agent.core.canonical import shown
 from agent.verify.signed import KeyVerdict
-from agent.verify.text import check_lines, evidence_lines, not_checked_lines, row
+from agent.verify.text import check_lines, evidence_lines, not_checked_lines, row, statement_lines
 
 _TEXTS = ("typ", "content_type", "context", "audience", "form", "profile", "nonce", "issued", "expires")
 
@@ -22,8 +22,7 @@ def key_lines(verdict: KeyVerdict, compared_with: str) -> Iterator[str]:
             yield row(name.replace("_", " "), shown(str(said[name]), 256))
     yield row("key", f"{key.algorithm.name} sha256:{key.key_sha256.hex()}")
     yield row("", f"for {statement.use}, of {shown(statement.owner, 256)}, audience {shown(statement.audience, 256)}")
-    times = f"{rfc3339(statement.created)} to {rfc3339(statement.expires)}"
-    yield row("statement", f"{times} by the {statement.time_source}'s clock, boot {statement.boot_id}")
+    yield from statement_lines(statement)
     yield from evidence_lines(verdict.verified)
     yield from check_lines(verdict.checks)
     yield from not_checked_lines(verdict.not_checked)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.core.canonical import printable, rfc3339, shown
 from agent.core.model import Check, Verified
+from agent.core.statement import Statement
 from agent.verify.bundle import BundleVerdict
 
 
@@ -18,13 +19,20 @@ def bundle_lines(verdict: BundleVerdict, compared_with: str) -> Iterator[str]:
     yield row("audience", shown(bundle.audience, 256))
     yield row("key", f"sha256:{bundle.attachments.key_sha256.hex()}")
     yield row("", f"for {statement.use}, of {shown(statement.owner, 256)}, audience {shown(statement.audience, 256)}")
-    times = f"{rfc3339(statement.created)} to {rfc3339(statement.expires)}"
-    yield row("statement", f"{times} by the {statement.time_source}'s clock, boot {statement.boot_id}")
+    yield from statement_lines(statement)
     if bundle.fresh:
         yield row("fresh", f"answers nonce {bundle.fresh.nonce.hex()}")
     yield from evidence_lines(verdict.verified)
     yield from check_lines(verdict.checks)
     yield from not_checked_lines(verdict.not_checked)
+
+
+def statement_lines(statement: Statement) -> Iterator[str]:
+    """When the key is in force, on which boot, and where the audit log stood when it was made."""
+    times = f"{rfc3339(statement.created)} to {rfc3339(statement.expires)}"
+    yield row("statement", f"{times} by the {statement.time_source}'s clock, boot {statement.boot_id}")
+    if statement.audit:
+        yield row("", f"audit log up to record {statement.audit.seq}, head {statement.audit.head}")
 
 
 def evidence_lines(verified: Verified) -> Iterator[str]:

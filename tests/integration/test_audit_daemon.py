@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from agent.auditlog import last
+from agent.core.statement import Statement
 from tests.support.auditlogs import told, verify
 from tests.support.daemon import STRANGER, Daemon, as_user, open_folder, running_daemon
 from tests.support.simulator import Simulator, running_simulator
@@ -39,6 +41,19 @@ def kinds(daemon: Daemon) -> list[str]:
     return [kind for kind, _ in told(daemon.folder / "audit", bytes.fromhex(daemon.status()["audit"]["head"]))]
 
 
+def require_order(folder: Path, document: Any, kind: str) -> None:
+    """The line that a statement names is in the log; the record about the key follows it, with what was told between."""
+    statement = Statement.from_json(document)
+    assert statement.audit
+    named = verify(folder, bytes.fromhex(statement.audit.head)).head
+    assert named.seq - named.after == statement.audit.seq
+    digest = statement.digest().hex()
+    records = [line.record for line in last(folder, 1000) if line.record]
+    about = [record.seq for record in records if record.kind == kind and record.fields["statement"] == digest]
+    assert len(about) == 1
+    assert about[0] > statement.audit.seq
+
+
 def test_key_events_signatures_and_denials_are_told(place: tuple[Simulator, Path]) -> None:
     simulator, folder = place
     with running_daemon(simulator, folder) as daemon:
@@ -51,8 +66,11 @@ def test_key_events_signatures_and_denials_are_told(place: tuple[Simulator, Path
         assert {"key.attested", "key.created", "key.destroyed", "denied"} <= set(kinds(daemon))
         assert daemon.status()["audit"]["trouble"] is None
         assert daemon.status()["audit"]["last_hour"]["warning"] >= 1
+        own = daemon.request("GET", "/v1/keys").json["keys"][0]["statement"]
         assert daemon.terminate() == 0
     records = told(folder / "audit")
+    require_order(folder / "audit", own, "key.attested")
+    require_order(folder / "audit", made.json["statement"], "key.created")
     created = next(fields for kind, fields in records if kind == "key.created")
     assert created["key_id"] == made.json["id"]
     assert len(created["statement"]) == 128
@@ -80,3 +98,4 @@ def test_without_a_log_keys_stay_as_they_are_and_signing_goes_on(place: tuple[Si
         assert (refused.status, refused.json["code"]) == (503, "server.audit")
         assert daemon.post("/v1/sign", b"payload").status == 200
         assert daemon.status()["audit"]["trouble"]["code"] == "server.audit"
+        assert daemon.request("GET", "/v1/keys").json["keys"][0]["statement"]["audit"] is None

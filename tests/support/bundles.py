@@ -14,7 +14,7 @@ from agent.core.bundle import ALGORITHM, Attachments, Bundle, Fresh, Payload
 from agent.core.challenge import Leaf
 from agent.core.merkle import Tree
 from agent.core.model import Endorsements, ReportData, Tee
-from agent.core.statement import Statement, now_in_seconds
+from agent.core.statement import AuditHead, Statement, now_in_seconds
 from agent.verify.evidence import unpadded
 from sim.export import Machine
 from sim.qe import QuotingEnclave
@@ -41,6 +41,7 @@ def statement(at: datetime, **changes: Any) -> Statement:
         time_source="guest",
         tas_nonce=None,
         agent_version="0.1.0",
+        audit=AuditHead(41, "5e" * 32),
     )
     return replace(made, **changes)
 

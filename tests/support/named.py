@@ -28,7 +28,9 @@ class World:
         self.quotes = FakeQuotes()
         self.at = BEGIN
         terms = Terms(Scope("rp", BOOT), 24 * HOUR, 30)
-        self.keys = NamedKeys(Attester(terms, self.quotes, complete, lambda: None, lambda: self.at), limits)
+        self.keys = NamedKeys(
+            Attester(terms, self.quotes, complete, lambda: None, lambda: None, now=lambda: self.at), limits
+        )
         self.logged: list[TeeAgentError] = []
 
     async def create(

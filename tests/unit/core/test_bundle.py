@@ -115,7 +115,7 @@ def other(value: Any) -> Any:
 
 def test_members_are_exact_at_every_level() -> None:
     paths: list[tuple[str, ...]] = [(), ("payload",), ("key",), ("evidence",), ("endorsements",), ("statement",)]
-    for path in [*paths, ("fresh",)]:
+    for path in [*paths, ("fresh",), ("statement", "audit")]:
         for change in ("add", "drop"):
             loaded = document()
             holder = loaded

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.core.errors import FormatError, Oversized, UnsupportedVersion
-from agent.core.statement import MAX_BYTES, USES, Statement, now_in_seconds
+from agent.core.statement import MAX_BYTES, USES, AuditHead, Statement, now_in_seconds
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GOOD = Statement(
@@ -25,11 +25,12 @@ GOOD = Statement(
     "guest",
     None,
     "0.1.0",
+    AuditHead(12, "5e" * 32),
 )
 
 
 def test_round_trip_and_digest() -> None:
-    for statement in (GOOD, replace(GOOD, tas_nonce="0f" * 32), *(replace(GOOD, use=use) for use in USES)):
+    for statement in (GOOD, replace(GOOD, tas_nonce="0f" * 32, audit=None), *(replace(GOOD, use=use) for use in USES)):
         data = statement.canonical()
         assert Statement.parse(data) == statement
         assert json.loads(data) == statement.to_json()
@@ -48,9 +49,14 @@ def test_every_field_counts() -> None:
         "time_source": "tas",
         "tas_nonce": "00" * 32,
         "agent_version": "0.1.1",
+        "audit": None,
     }
     digests = {replace(GOOD, **{name: value}).digest() for name, value in changes.items()}
-    assert len(digests | {GOOD.digest()}) == len(changes) + 1
+    others = {
+        replace(GOOD, audit=AuditHead(13, "5e" * 32)).digest(),
+        replace(GOOD, audit=AuditHead(12, "5f" * 32)).digest(),
+    }
+    assert len(digests | others | {GOOD.digest()}) == len(changes) + 3
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,10 @@ def test_every_field_counts() -> None:
         {"tas_nonce": "0" * 63},
         {"tas_nonce": ""},
         {"agent_version": ""},
+        {"audit": AuditHead(-1, "ab" * 32)},
+        {"audit": AuditHead(1 << 53, "ab" * 32)},
+        {"audit": AuditHead(1, "ab" * 31)},
+        {"audit": AuditHead(1, "AB" * 32)},
     ],
 )
 def test_values_out_of_their_domain_are_refused(change: dict[str, Any]) -> None:
@@ -88,6 +98,20 @@ def test_parsing_is_strict() -> None:
     for name in document:
         with pytest.raises(FormatError):
             Statement.from_json({key: value for key, value in document.items() if key != name})
+    heads: list[Any] = [
+        {},
+        {"seq": 1},
+        {"seq": "1", "head": "ab" * 32},
+        {"seq": True, "head": "ab" * 32},
+        {"seq": 1, "head": 1},
+        {"seq": 1, "head": "ab" * 32, "more": 1},
+        [1, "ab" * 32],
+        0,
+        "",
+    ]
+    for head in heads:
+        with pytest.raises(FormatError):
+            Statement.from_json({**document, "audit": head})
     wrongs: list[Any] = [{**document, "more": 1}, {**document, "tas_nonce": 1}, {**document, "created": 0}, [], None]
     for wrong in wrongs:
         with pytest.raises(FormatError):
@@ -98,10 +122,17 @@ def test_parsing_is_strict() -> None:
         Statement.parse(b" " * (MAX_BYTES + 1))
 
 
-def test_an_unknown_type_is_an_unknown_version() -> None:
-    with pytest.raises(UnsupportedVersion) as caught:
-        Statement.from_json({**GOOD.to_json(), "type": "tee-agent/statement/v2"})
+@pytest.mark.parametrize("name", ["tee-agent/statement/v1", "tee-agent/statement/v3", "", 2, None])
+def test_an_unknown_type_is_an_unknown_version(name: Any) -> None:
+    with pytest.raises(UnsupportedVersion, match="only tee-agent/statement/v2 is read") as caught:
+        Statement.from_json({**GOOD.to_json(), "type": name})
     assert caught.value.code == "format.version"
+
+
+def test_the_first_version_is_refused_as_such_and_not_for_what_it_lacks() -> None:
+    old = {key: value for key, value in GOOD.to_json().items() if key != "audit"}
+    with pytest.raises(UnsupportedVersion, match="its type is 'tee-agent/statement/v1'"):
+        Statement.from_json({**old, "type": "tee-agent/statement/v1"})
 
 
 def test_now_in_seconds() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,22 @@ def other(uid: int, unit: str = "app.service") -> Caller:
     return Caller(1, uid, uid, (), unit, "")
 
 
+def recorded(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """The calls of these functions of os, from now on, in their order."""
+    steps: list[str] = []
+
+    def recording(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any) -> Any:
+            steps.append(name)
+            return real(*args)
+
+        return step
+
+    for name in names:
+        monkeypatch.setattr(os, name, recording(name, getattr(os, name)))
+    return steps
+
+
 def test_a_key_event_is_told_with_its_caller(tmp_path: Path, log: Audit) -> None:
     before = log.head()
     log.event("key.created", severity="notice", caller=WHO, key="n/a", generation=1)
@@ -48,6 +66,34 @@ def test_what_is_told_is_on_the_disk_first(tmp_path: Path, log: Audit, monkeypat
     log.event("key.created", severity="notice")
     assert sizes == [(tmp_path / "audit.jsonl").stat().st_size]
     log.close()
+
+
+def test_what_a_statement_names_is_on_the_disk_with_all_before_it(
+    tmp_path: Path, log: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Denials that nobody waited for and counts included."""
+    steps = recorded(monkeypatch, "write", "fsync")
+    log.denied(CALLER, Wish("sign"), DENIED)
+    log.signed(CALLER, "ab" * 32)
+    head = log.anchor()
+    assert steps[-1] == "fsync"
+    assert head
+    assert head.seq == log.summary()["seq"]
+    assert [kind for kind, _ in told(tmp_path, bytes.fromhex(head.head))][-2:] == ["denied", "key.signed"]
+    steps.clear()
+    assert log.anchor() == head
+    assert not steps
+    log.event("key.created", severity="notice")
+    later = log.anchor()
+    assert later
+    assert later.seq == head.seq + 1
+
+
+def test_a_log_that_cannot_be_written_has_no_head_for_a_statement(tmp_path: Path) -> None:
+    log = opened(tmp_path / "missing")
+    assert log.anchor() is None
+    (tmp_path / "missing").mkdir()
+    assert log.anchor() is not None
 
 
 def test_foreign_text_is_cut_and_escaped(tmp_path: Path, log: Audit) -> None:

@@ -15,18 +15,20 @@ from agent.core import merkle
 from agent.core.binding import Scope
 from agent.core.bundle import Payload, decode
 from agent.core.errors import DeadlineExceeded, FirmwareError, ServerError, TeeAgentError
-from agent.core.statement import Statement
+from agent.core.statement import AuditHead, Statement
 from agent.daemon import keys
 from agent.daemon.batch import Batcher, Challenge
-from agent.daemon.keys import AttestedKey, KeyRing, Terms
+from agent.daemon.keys import AttestedKey, Attester, KeyRing, Terms
 from tests.support.quotes import FakeQuotes, complete
 
 BOOT = "6a1c1f0e-5b1d-4f57-9f5a-0e6d2f0c9b11"
 NONCE = "ab" * 32
+HEAD = AuditHead(7, "cd" * 32)
 
 
 def ring_of(quotes: FakeQuotes, seconds: int = 60, quote_seconds: float = 30) -> KeyRing:
-    return KeyRing(Terms(Scope("rp", BOOT), timedelta(seconds=seconds), quote_seconds), quotes, complete, lambda: NONCE)
+    terms = Terms(Scope("rp", BOOT), timedelta(seconds=seconds), quote_seconds)
+    return KeyRing(Attester(terms, quotes, complete, lambda: NONCE, lambda: HEAD))
 
 
 def with_ring(ring: KeyRing, body: Callable[[], Awaitable[None]]) -> list[TeeAgentError]:
@@ -63,6 +65,7 @@ def test_the_first_request_waits_for_the_first_key() -> None:
         key = await waiting
         assert key is ring.held
         assert (key.statement.audience, key.statement.boot_id, key.statement.tas_nonce) == ("rp", BOOT, NONCE)
+        assert key.statement.audit == HEAD
         assert quotes.asked == [("signing_key", "Ed25519", "bundle", key.attachments.spki, key.statement.digest())]
 
     with_ring(ring, body)
