@@ -30,7 +30,7 @@ bench: ## figures against named peers; writes build/bench.json
 	@sh packaging/setup.sh bench
 	@$(PYTHON) -m bench
 
-deb: ## Debian packages: build/tee-agent_VERSION_all.deb and build/tee-agent-initramfs_VERSION_all.deb
+deb: ## Debian packages in build/: tee-agent, tee-agent-initramfs, python3-tee-agent-client
 	@sh packaging/setup.sh deb
 	@sh packaging/deb.sh
 

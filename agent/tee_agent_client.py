@@ -2,9 +2,7 @@
 
 ::
 
-    from tee_agent_client import Agent
-
-    with Agent() as agent:
+    with tee_agent_client.Agent() as agent:
         bundle = agent.sign(b"order 4711", context="orders")        # verifies offline: tee-agent verify
         agent.create_key("orders", "jws", algorithm="ECDSA-P256")
         token = agent.sign(b'{"order": 4711}', key="orders", context="orders")

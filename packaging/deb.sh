@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds tee-agent_VERSION_all.deb and tee-agent-initramfs_VERSION_all.deb in a folder: deb.sh [FOLDER], default build.
+# Builds tee-agent, tee-agent-initramfs and python3-tee-agent-client (_VERSION_all.deb) in a folder: deb.sh [FOLDER], default build.
 # Needs no network and no repository: the same tree gives the same bytes. Times are the changelog's.
 set -eu
 folder=${1:-$(dirname "$0")/../build}
