@@ -10,6 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,6 +24,7 @@ from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import ConfigError
 from agent.core.measuredconfig import ROWS as MEASURED_ROWS
 from agent.core.measuredconfig import MeasuredConfig
+from agent.core.sealconfig import SEALING_ROWS, SECRET_ROWS, SealingConfig, SecretConfig, require_consistent, secrets
 from agent.core.vendorconfig import EndorsementsConfig
 
 PolicyField = Literal["policy-id", "key-id"]
@@ -116,6 +118,8 @@ class Config:
     measured: MeasuredConfig = field(default_factory=MeasuredConfig)
     volumes: tuple[VolumeConfig, ...] = ()
     boot: BootConfig = field(default_factory=BootConfig)
+    sealing: SealingConfig = field(default_factory=SealingConfig)
+    secrets: tuple[SecretConfig, ...] = ()
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
 
@@ -196,6 +200,8 @@ SECTIONS: Mapping[str, Mapping[str, Key]] = {
     "measured": MEASURED,
     "volume": VOLUME,
     "boot": BOOT,
+    "sealing": {name: Key(check, text) for name, (check, text) in SEALING_ROWS.items()},
+    "secrets": {name: Key(check, text, required=True) for name, (check, text) in SECRET_ROWS.items()},
     "daemon": DAEMON,
     "audit": AUDIT,
 }
@@ -210,7 +216,7 @@ def parse(text: str, source: str) -> Config:
     top = At(source, "")
     checks.known(document, SECTIONS, top)
     tas = _section(document, "tas", source)
-    return Config(
+    config = Config(
         source=source,
         tas=None if tas is None else _peer_checked(TasConfig(**{"pins": (), **tas}), source),
         evidence=EvidenceConfig(**(_section(document, "evidence", source) or {})),
@@ -218,18 +224,22 @@ def parse(text: str, source: str) -> Config:
         measured=MeasuredConfig(**(_section(document, "measured", source) or {})),
         volumes=_volumes(document.get("volume", []), source),
         boot=BootConfig(**(_section(document, "boot", source) or {})),
+        sealing=SealingConfig(**(_section(document, "sealing", source) or {})),
+        secrets=secrets(document.get("secrets", {}), partial(_table, keys=SECTIONS["secrets"]), source),
         daemon=DaemonConfig(**(_section(document, "daemon", source) or {})),
         audit=AuditConfig(**(_section(document, "audit", source) or {})),
     )
+    require_consistent(config)
+    return config
 
 
 def _section(document: Mapping[str, Any], name: str, source: str) -> dict[str, Any] | None:
     if name not in document:
         return None
-    return _table(document[name], SECTIONS[name], At(source, name))
+    return _table(document[name], At(source, name), SECTIONS[name])
 
 
-def _table(value: Any, keys: Mapping[str, Key], at: At) -> dict[str, Any]:
+def _table(value: Any, at: At, keys: Mapping[str, Key]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise at.wrong("a table", value)
     checks.known(value, keys, at)
@@ -243,7 +253,7 @@ def _volumes(value: Any, source: str) -> tuple[VolumeConfig, ...]:
     if not isinstance(value, list):
         raise At(source, "volume").wrong("an array of tables ([[volume]])", value)
     volumes = tuple(
-        VolumeConfig(**_table(table, VOLUME, At(source, f"volume[{index}]"))) for index, table in enumerate(value)
+        VolumeConfig(**_table(table, At(source, f"volume[{index}]"), VOLUME)) for index, table in enumerate(value)
     )
     for what in ("name", "device"):
         seen = [getattr(volume, what) for volume in volumes]

@@ -26,11 +26,16 @@ def render(config: Config, *, defaults: bool) -> str:
 
 def _tables(config: Config, section: str, *, defaults: bool) -> Iterator[str]:
     found = getattr(config, _ATTRIBUTES.get(section, section))
-    repeated = isinstance(found, tuple)
-    for one in found if repeated else (found,):
+    for one in found if isinstance(found, tuple) else (found,):
         lines = list(_lines(one, SECTIONS[section], defaults=defaults)) if one is not None else []
         if lines:
-            yield "\n".join([f"[[{section}]]" if repeated else f"[{section}]", *lines, ""])
+            yield "\n".join([_heading(section, one), *lines, ""])
+
+
+def _heading(section: str, table: Any) -> str:
+    if section == "secrets":
+        return f"[{section}.{_string(table.name)}]"
+    return f"[[{section}]]" if section in _ATTRIBUTES else f"[{section}]"
 
 
 def _lines(table: Any, keys: Mapping[str, Key], *, defaults: bool) -> Iterator[str]:

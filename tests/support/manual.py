@@ -13,6 +13,7 @@ from agent.core.auditconfig import AuditConfig
 from agent.core.config import SECTIONS, BootConfig, EvidenceConfig, TasConfig, VolumeConfig
 from agent.core.daemonconfig import DaemonConfig
 from agent.core.measuredconfig import MeasuredConfig
+from agent.core.sealconfig import SealingConfig, SecretConfig
 from agent.core.vendorconfig import EndorsementsConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "packaging" / "man" / "tee-agent.toml.5.md"
@@ -24,6 +25,8 @@ CLASSES: dict[str, Any] = {
     "measured": MeasuredConfig,
     "volume": VolumeConfig,
     "boot": BootConfig,
+    "sealing": SealingConfig,
+    "secrets": SecretConfig,
     "daemon": DaemonConfig,
     "audit": AuditConfig,
 }
