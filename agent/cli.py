@@ -26,6 +26,7 @@ COMMANDS = {
     "preflight": "Will this machine boot unattended? Tries all of it but opening.",
     "status": "Show on one screen whether this machine can attest, unlock and sign.",
     "sign": "Have a file signed by the attested key, or by a named one; prints a bundle.",
+    "challenge": "Answer a relying party's nonce with evidence made now.",
     "keys": "Make, list, rotate, destroy and attest keys that never leave the agent.",
     "verify": "Verify a bundle, a key, a JWS, COSE_Sign1 or EAT, offline.",
     "evidence": "Collect, show or verify evidence: SNP reports, TDX quotes.",

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent import settings
 from agent.client import Client, Key
-from agent.commands.sign import STANDARD, write
+from agent.commandio import STANDARD, write
 from agent.core.algorithm import ALGORITHMS, ED25519
 from agent.core.canonical import printable
 from agent.daemon.names import SIGNER, socket_path

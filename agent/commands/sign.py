@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from agent import settings
 from agent.client import Client, Key
-from agent.core.bundle import Payload
-from agent.core.challenge import NONCE_MAX, NONCE_MIN
+from agent.commandio import STANDARD, chunks, digest_document, nonce_hex, write
 from agent.core.errors import UsageError
 from agent.daemon.names import SIGNER, socket_path
 from agent.deadline import Deadline
 
 HELP = "Have a file signed by the attested key, or by a named one; prints a bundle."
 SIGN_SECONDS = 900.0
-STANDARD = "-"
 FORMATS = ("bundle", "raw", "jws", "cose", "eat")
-_CHUNK = 1 << 18
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +36,7 @@ example:
 
 
 def run(args: argparse.Namespace) -> int:
-    nonce = _nonce(args.fresh) if args.fresh is not None else None
+    nonce = nonce_hex(args.fresh, "--fresh") if args.fresh is not None else None
     token = args.format == "eat"
     _require_sense(args, token=token)
     client = Client(args.socket or socket_path(settings.load(args.config).daemon.runtime_dir, SIGNER))
@@ -50,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
     if token and nonce is not None:
         made = client.token(_key(args), {"nonce": nonce, "form": args.form}, _options(args), deadline)
     elif args.key:
-        made = client.sign_with(_key(args), _chunks(args.file), _options(args), deadline)
+        made = client.sign_with(_key(args), chunks(args.file), _options(args), deadline)
     elif nonce is None:
-        made = client.sign(_chunks(args.file), context=args.context, audience=args.audience, deadline=deadline)
+        made = client.sign(chunks(args.file), context=args.context, audience=args.audience, deadline=deadline)
     else:
-        made = client.challenge(_challenge(_chunks(args.file), nonce, args.context, args.audience), deadline)
+        made = client.challenge(_challenge(chunks(args.file), nonce, args.context, args.audience), deadline)
     write(made, args.output)
     return 0
 
@@ -90,43 +84,5 @@ def _options(args: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _nonce(text: str) -> str:
-    try:
-        nonce = bytes.fromhex(text)
-    except ValueError as error:
-        raise UsageError(f"--fresh: not hexadecimal: {error}") from error
-    if not NONCE_MIN <= len(nonce) <= NONCE_MAX:
-        raise UsageError(f"--fresh: a nonce has {NONCE_MIN} to {NONCE_MAX} bytes, not {len(nonce)}")
-    return nonce.hex()
-
-
-def _challenge(chunks: Iterator[bytes], nonce: str, context: str, audience: str) -> dict[str, Any]:
-    payload = Payload.of_chunks(chunks)
-    said = {"alg": "sha-512", "digest": payload.digest.hex(), "size": payload.size}
-    return {"nonce": nonce, "payload": said, "context": context, "audience": audience}
-
-
-def _chunks(name: str) -> Iterator[bytes]:
-    try:
-        with ExitStack() as stack:
-            file = sys.stdin.buffer if name == STANDARD else stack.enter_context(Path(name).open("rb"))
-            while chunk := file.read(_CHUNK):
-                yield chunk
-    except OSError as error:
-        raise UsageError(f"{name}: {error.strerror}", code="usage.input") from error
-
-
-def write(made: bytes, output: str) -> None:
-    """To standard output for "-", else a file. Raises UsageError (``usage.output``)."""
-    if output == STANDARD:
-        sys.stdout.buffer.write(made)
-        return
-    # Whole or not at all: nobody finds half a bundle under the name.
-    target = Path(output)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(made)
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"{output}: {error.strerror}", code="usage.output") from error
+def _challenge(payload: Iterator[bytes], nonce: str, context: str, audience: str) -> dict[str, Any]:
+    return {"nonce": nonce, "payload": digest_document(payload), "context": context, "audience": audience}

@@ -1,0 +1,63 @@
+"""What commands that sign take from files and the command line, and where what they made goes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from agent.core.bundle import Payload
+from agent.core.challenge import NONCE_MAX, NONCE_MIN
+from agent.core.errors import UsageError
+
+STANDARD = "-"
+"""As the name of a file: standard input, or output."""
+CHUNK = 1 << 18
+
+
+def chunks(name: str) -> Iterator[bytes]:
+    """A file's content piece by piece. Raises UsageError (``usage.input``)."""
+    try:
+        with ExitStack() as stack:
+            file = sys.stdin.buffer if name == STANDARD else stack.enter_context(Path(name).open("rb"))
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror}", code="usage.input") from error
+
+
+def digest_document(payload: Iterable[bytes]) -> dict[str, Any]:
+    """What stands for a payload in a request: ``{"alg", "digest", "size"}``."""
+    found = Payload.of_chunks(payload)
+    return {"alg": "sha-512", "digest": found.digest.hex(), "size": found.size}
+
+
+def nonce_hex(text: str, what: str) -> str:
+    """A relying party's nonce as the agent takes it. Raises UsageError naming ``what``."""
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError as error:
+        raise UsageError(f"{what}: not hexadecimal: {error}") from error
+    if not NONCE_MIN <= len(nonce) <= NONCE_MAX:
+        raise UsageError(f"{what}: a nonce has {NONCE_MIN} to {NONCE_MAX} bytes, not {len(nonce)}")
+    return nonce.hex()
+
+
+def write(made: bytes, output: str, mode: int = 0o666) -> None:
+    """To standard output for "-", else a file of this ``mode`` less the umask. Raises UsageError (``usage.output``)."""
+    if output == STANDARD:
+        sys.stdout.buffer.write(made)
+        return
+    # Whole or not at all: nobody finds half a bundle under the name.
+    target = Path(output)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            file.write(made)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"{output}: {error.strerror}", code="usage.output") from error
