@@ -18,6 +18,8 @@ from agent.core.ports import Deadline
 from agent.daemon import problem
 from agent.tee_agent_client import Agent, AgentError, Unreachable
 
+OCTETS: Mapping[str, str] = MappingProxyType({"Content-Type": "application/octet-stream"})
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -58,7 +60,7 @@ class Client:
         """A bundle over all chunks of ``payload``, in constant memory."""
         query = {name: value for name, value in (("context", context), ("audience", audience)) if value}
         path = "/v1/sign" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        return self._request("POST", path, deadline, payload, {"Content-Type": "application/octet-stream"})
+        return self._request("POST", path, deadline, payload, OCTETS)
 
     def create_key(self, document: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
         """POST /v1/keys with ``document`` as in docs/keys.md: the key's description."""
@@ -83,8 +85,7 @@ class Client:
 
     def sign_with(self, which: Key, payload: Iterator[bytes], options: Mapping[str, str], deadline: Deadline) -> bytes:
         """What a named key makes of ``payload``; ``options`` as in docs/keys.md."""
-        headers = {"Content-Type": "application/octet-stream"}
-        return self._request("POST", which.path("/sign", options), deadline, payload, headers)
+        return self._request("POST", which.path("/sign", options), deadline, payload, OCTETS)
 
     def token(self, which: Key, document: Mapping[str, Any], options: Mapping[str, str], deadline: Deadline) -> bytes:
         """An EAT by a key for it; ``document`` has the nonce."""
@@ -93,6 +94,22 @@ class Client:
     def challenge(self, document: Mapping[str, Any], deadline: Deadline) -> bytes:
         """POST /v1/challenge with ``document`` as in docs/api.md: a bundle with evidence over the nonce in it."""
         return self._post("/v1/challenge", document, deadline)
+
+    def seal(self, data: bytes, context: str, deadline: Deadline) -> bytes:
+        """POST /v1/seal: a sealed blob (docs/sealing.md)."""
+        return self._request("POST", _with_context("/v1/seal", context), deadline, data, OCTETS)
+
+    def unseal(self, blob: bytes, context: str, deadline: Deadline) -> bytes:
+        """POST /v1/unseal: what was sealed."""
+        return self._request("POST", _with_context("/v1/unseal", context), deadline, blob, OCTETS)
+
+    def secret(self, name: str, deadline: Deadline) -> bytes:
+        """POST /v1/secrets/NAME: a secret of the attestation service for this caller."""
+        return self._request("POST", f"/v1/secrets/{urllib.parse.quote(name, safe='')}", deadline, b"")
+
+    def secrets(self, deadline: Deadline) -> dict[str, Any]:
+        """GET /v1/secrets, as in docs/api.md."""
+        return self._json(self._request("GET", "/v1/secrets", deadline))
 
     def _post(self, path: str, document: Mapping[str, Any], deadline: Deadline) -> bytes:
         body = json.dumps(document).encode()
@@ -114,6 +131,10 @@ class Client:
 
     def _json(self, data: bytes) -> dict[str, Any]:
         return _object(data, self._path)
+
+
+def _with_context(path: str, context: str) -> str:
+    return f"{path}?{urllib.parse.urlencode({'context': context})}" if context else path
 
 
 def _translated(error: AgentError, path: Path) -> TeeAgentError:

@@ -1,7 +1,8 @@
-"""What commands that sign take from files and the command line, and where what they made goes."""
+"""What commands that ask the running agent have in common: its socket, what they take, where what they got goes."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,13 +10,33 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from agent import settings
+from agent.client import Client
 from agent.core.bundle import Payload
 from agent.core.challenge import NONCE_MAX, NONCE_MIN
 from agent.core.errors import UsageError
+from agent.daemon.names import SIGNER, socket_path
 
 STANDARD = "-"
 """As the name of a file: standard input, or output."""
 CHUNK = 1 << 18
+PRIVATE = 0o600
+"""Mode of files that hold what was secret."""
+
+
+def socket_option(parser: argparse.ArgumentParser) -> None:
+    """``--socket``, for ``client_of``."""
+    parser.add_argument("--socket", type=Path, help="default: agent.sock in the configured runtime folder")
+
+
+def output_option(parser: argparse.ArgumentParser) -> None:
+    """``--output``, for ``write``."""
+    parser.add_argument("-o", "--output", metavar="OUT", default=STANDARD, help="default: standard output")
+
+
+def client_of(args: argparse.Namespace) -> Client:
+    """A client of the socket that was named, or of the configured one. Raises ConfigError."""
+    return Client(args.socket or socket_path(settings.load(args.config).daemon.runtime_dir, SIGNER))
 
 
 def chunks(name: str) -> Iterator[bytes]:

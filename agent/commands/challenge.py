@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from agent import settings
-from agent.client import Client
-from agent.commandio import STANDARD, chunks, digest_document, nonce_hex, write
+from agent.commandio import chunks, client_of, digest_document, nonce_hex, output_option, socket_option, write
 from agent.core.canonical import parse
 from agent.core.challenge import MAX_OBJECT
-from agent.daemon.names import SIGNER, socket_path
 from agent.deadline import Deadline
 from agent.verify.files import read_file
 
@@ -26,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", default="", metavar="TEXT", help="what the answer is for; verify --context")
     parser.add_argument("--audience", default="", metavar="TEXT", help="whom it is for; verify --audience")
     parser.add_argument("--claims", metavar="FILE", help="a JSON object that stands in the bundle, checked by nobody")
-    parser.add_argument("-o", "--output", metavar="OUT", default=STANDARD, help="default: standard output")
-    parser.add_argument("--socket", type=Path, help="default: agent.sock in the configured runtime folder")
+    output_option(parser)
+    socket_option(parser)
     parser.epilog = """\
 example:
   tee-agent challenge 6b1f0d52a7c3e8946b1f0d52a7c3e894 --audience ci.example -o answer.bundle
@@ -43,6 +39,6 @@ def run(args: argparse.Namespace) -> int:
         document["claims"] = parse(read_file(args.claims, MAX_OBJECT), "claims", MAX_OBJECT)
     if args.payload is not None:
         document["payload"] = digest_document(chunks(args.payload))
-    client = Client(args.socket or socket_path(settings.load(args.config).daemon.runtime_dir, SIGNER))
+    client = client_of(args)
     write(client.challenge(document, Deadline(SECONDS, "challenge")), args.output)
     return 0

@@ -6,15 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from agent import settings
 from agent.client import Client, Key
-from agent.commandio import STANDARD, write
+from agent.commandio import client_of, output_option, socket_option, write
 from agent.core.algorithm import ALGORITHMS, ED25519
 from agent.core.canonical import printable
-from agent.daemon.names import SIGNER, socket_path
 from agent.deadline import Deadline
 
 HELP = "Make, list, rotate, destroy and attest keys that never leave the agent."
@@ -29,14 +26,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--algorithm", choices=ALGORITHMS, default=ED25519, help="default: %(default)s")
     create.add_argument("--lifetime", type=int, metavar="SECONDS", help="of each generation; default: this boot")
     listing = actions.add_parser("list", help="the agent's own key and those that the caller may see")
-    _socket(listing)
+    socket_option(listing)
     _generation(_action(actions, "show", "one key, with its statement"))
     rotate = _action(actions, "rotate", "a new private key under the same name")
     rotate.add_argument("--overlap", type=int, metavar="SECONDS", help="for the old one to go on; default: 3600")
     _action(actions, "destroy", "all generations, for good")
     attest = _action(actions, "attest", "the key's document for relying parties, with its evidence")
     _generation(attest)
-    attest.add_argument("-o", "--output", metavar="OUT", default=STANDARD, help="default: standard output")
+    output_option(attest)
     parser.epilog = """\
 example:
   tee-agent keys create invoices --use jws --algorithm ECDSA-P256
@@ -49,12 +46,8 @@ def _action(actions: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text)
     parser.add_argument("name", metavar="NAME", help="a-z, 0-9, dot, dash, underscore; at most 63")
     parser.add_argument("--namespace", default="", help="whose keys; default: the caller's own")
-    _socket(parser)
+    socket_option(parser)
     return parser
-
-
-def _socket(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", type=Path, help="default: agent.sock in the configured runtime folder")
 
 
 def _generation(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +55,7 @@ def _generation(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    client = Client(args.socket or socket_path(settings.load(args.config).daemon.runtime_dir, SIGNER))
+    client = client_of(args)
     deadline = Deadline(SECONDS, "key")
     if args.action == "list":
         _show(args, client.keys(deadline), _table)

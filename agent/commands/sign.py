@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from agent import settings
-from agent.client import Client, Key
-from agent.commandio import STANDARD, chunks, digest_document, nonce_hex, write
+from agent.client import Key
+from agent.commandio import chunks, client_of, digest_document, nonce_hex, output_option, socket_option, write
 from agent.core.errors import UsageError
-from agent.daemon.names import SIGNER, socket_path
 from agent.deadline import Deadline
 
 HELP = "Have a file signed by the attested key, or by a named one; prints a bundle."
@@ -25,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audience", default="", metavar="TEXT", help="whom it is for; verify --audience")
     parser.add_argument("--fresh", metavar="NONCE", help="a relying party's nonce (16 to 64 bytes, hex): new evidence")
     _key_options(parser.add_argument_group("with a named key"))
-    parser.add_argument("-o", "--output", metavar="OUT", default=STANDARD, help="default: standard output")
-    parser.add_argument("--socket", type=Path, help="default: agent.sock in the configured runtime folder")
+    output_option(parser)
+    socket_option(parser)
     parser.epilog = """\
 example:
   tee-agent sign report.pdf --context invoices -o report.bundle
@@ -39,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     nonce = nonce_hex(args.fresh, "--fresh") if args.fresh is not None else None
     token = args.format == "eat"
     _require_sense(args, token=token)
-    client = Client(args.socket or socket_path(settings.load(args.config).daemon.runtime_dir, SIGNER))
+    client = client_of(args)
     deadline = Deadline(SIGN_SECONDS, "signature")
     if token and nonce is not None:
         made = client.token(_key(args), {"nonce": nonce, "form": args.form}, _options(args), deadline)

@@ -1,0 +1,39 @@
+"""tee-agent seal: data that only this TEE, and the same caller's namespace, can open again."""
+
+from __future__ import annotations
+
+import argparse
+
+from agent.commandio import client_of, output_option, socket_option, write
+from agent.deadline import Deadline
+from agent.sealing import MAX_PLAINTEXT
+from agent.verify.files import read_file
+
+HELP = "Seal a file to this TEE: tee-agent unseal opens it again."
+SECONDS = 120.0
+EXAMPLE = """\
+example:
+  tee-agent seal token --context backup -o token.sealed
+  tee-agent unseal token.sealed --context backup -o /run/backup/token
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("file", metavar="FILE", help="what to seal, at most 1 MiB; - for standard input")
+    context_option(parser)
+    output_option(parser)
+    socket_option(parser)
+    parser.epilog = EXAMPLE
+
+
+def context_option(parser: argparse.ArgumentParser) -> None:
+    """``--context``: the same is needed to unseal."""
+    parser.add_argument("--context", default="", metavar="TEXT", help="what it is for; unseal needs the same")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Have it sealed."""
+    data = read_file(args.file, MAX_PLAINTEXT)
+    write(client_of(args).seal(data, args.context, Deadline(SECONDS, "sealing")), args.output)
+    return 0
