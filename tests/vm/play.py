@@ -66,7 +66,18 @@ class Person:
 
 
 def play(name: str, scenario: Scenario, *, echo: bool = False) -> Played:
-    """Boot it in a place of its own. Raises HarnessError where the harness failed, not the scenario."""
+    """Boot it in a place of its own. Raises HarnessError where the harness failed, not the scenario.
+
+    An emulator that crashed says nothing about the guest: the machine is booted once more, and that is told.
+    """
+    try:
+        return _play(name, scenario, echo=echo)
+    except qemu.EmulatorCrashed as error:
+        sys.stderr.write(f"{name}: once more: {error}\n")
+        return _play(name, scenario, echo=echo)
+
+
+def _play(name: str, scenario: Scenario, *, echo: bool) -> Played:
     here, program = world(scenario.flavour), emulator()
     with place() as folder:
         with _service(here, scenario, folder) as service:

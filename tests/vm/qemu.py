@@ -30,6 +30,10 @@ HALTED = b"reboot: System halted"
 """The kernel's last word where a machine halts without being switched off: QEMU would run for ever."""
 
 
+class EmulatorCrashed(HarnessError):
+    """The emulator itself died: nothing is known about the guest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Disk:
     """A raw image as a virtio disk. It is never written to: what the guest writes is dropped at the end, unless ``kept``."""
@@ -161,8 +165,10 @@ def started(emulator: Emulator, hardware: Hardware, folder: Path) -> Iterator[Ma
         try:
             yield Machine(console, channel)
         finally:
-            _end(process)
+            crashed = not _end(process) and process.returncode < 0
     complaint = (folder / "qemu.log").read_text(errors="replace")
+    if crashed:
+        raise EmulatorCrashed(f"QEMU died of signal {-process.returncode}:\n{complaint}")
     if process.returncode > 0:
         raise HarnessError(f"QEMU ended with {process.returncode}:\n{complaint}")
 
@@ -175,13 +181,15 @@ def _read(fd: int) -> bytes:
         return b""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """QEMU closes its lines just before it ends by itself."""
+def _end(process: subprocess.Popen[bytes]) -> bool:
+    """True when it had to be killed. QEMU closes its lines just before it ends by itself."""
     try:
         process.wait(timeout=2)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(timeout=20)
+        return True
+    return False
 
 
 def _arguments(hardware: Hardware, console: int, channel: int) -> list[str]:
