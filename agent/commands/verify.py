@@ -24,16 +24,18 @@ from agent.verify.keydoc import verify_key
 from agent.verify.report import failure_json
 from agent.verify.signed import SKEW, Judge, KeyVerdict
 from agent.verify.signedtext import key_lines
+from agent.verify.ssh import verify_ssh
 from agent.verify.text import bundle_lines, check_lines
 from agent.verify.workload import Workload
 
-HELP = "Verify a bundle, a key, a JWS, COSE_Sign1 or EAT, offline."
+HELP = "Verify a bundle, a key, a JWS, COSE_Sign1, EAT or ssh signature, offline."
 
 _EXAMPLE = """examples:
   tee-agent verify release.bundle --payload release.tar --policy policy.json
   tee-agent verify release.bundle --payload release.tar --measurement 0f3a... --audience ci.example
   tee-agent verify release.bundle --any-workload --json
   tee-agent verify order.jws --key-document shop.key --policy policy.json --context orders
+  tee-agent verify release.sig --key-document ci.key --payload release.tar --context file --policy policy.json
   tee-agent verify token.eat --policy policy.json --nonce 6b1f... --audience ci.example
 """
 _OPTIONS = {
@@ -42,6 +44,7 @@ _OPTIONS = {
     kinds.JWS: ("key_document", "payload", "audience", "context"),
     kinds.COSE: ("key_document", "payload", "audience", "context"),
     kinds.EAT: ("nonce", "audience"),
+    kinds.SSH: ("key_document", "payload", "context"),
 }
 """What can be asked of each kind of file."""
 _ASKED = ("key_document", "payload", "nonce", "audience", "context", "use")
@@ -51,10 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.epilog = _EXAMPLE
     parser.add_argument(
-        "bundle", metavar="FILE", help="bundle, key document, JWS, COSE_Sign1 or EAT; - for standard input"
+        "bundle", metavar="FILE", help="bundle, key document, JWS, COSE_Sign1, EAT or ssh signature; - for stdin"
     )
     parser.add_argument("--payload", metavar="FILE", help="what should have been signed; - for standard input")
-    parser.add_argument("--key-document", metavar="FILE", help="JWS, COSE: the signing key's document; - likewise")
+    parser.add_argument("--key-document", metavar="FILE", help="JWS, COSE, ssh: the signing key's document; - likewise")
     workload = parser.add_argument_group("workload (exactly one way is required)")
     workload.add_argument("--policy", metavar="FILE", help="a policy, as the attestation service's")
     workload.add_argument("--measurement", metavar="HEX", help="SNP: the launch measurement, 48 bytes")
@@ -123,6 +126,8 @@ def _require_fitting(args: argparse.Namespace, kind: str) -> None:
             f"a {kind} does not hold its signer's evidence: --key-document FILE is needed",
             hint="every attested key has one (docs/formats.md)",
         )
+    if kind == kinds.SSH and args.payload is None:
+        raise UsageError(f"an {kind} does not hold what it signs: --payload FILE is needed")
     for name in _ASKED:
         if name not in _OPTIONS[kind] and getattr(args, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} means nothing for this file, a {kind}")
@@ -144,6 +149,9 @@ def _verify(args: argparse.Namespace, kind: str, data: bytes) -> KeyVerdict:
     if kind == kinds.EAT:
         nonce = options.octets("--nonce", args.nonce, eat.NONCE_MIN, eat.NONCE_MAX) or None
         return verify_eat(data, judge, nonce=nonce, audience=audience)
+    if kind == kinds.SSH:
+        document = read_file(args.key_document, MAX_KEY)
+        return verify_ssh(data, document, judge, payload=chunks(args.payload), context=context)
     verify = verify_jws if kind == kinds.JWS else verify_cose
     payload = None if args.payload is None else read_file(args.payload, MAX_PAYLOAD)
     document = read_file(args.key_document, MAX_KEY)

@@ -1,12 +1,14 @@
-"""The socket that a service manager opened for a role, if it did (sd_listen_fds(3)).
+"""The sockets that a service manager opened for a role, if it did (sd_listen_fds(3)).
 
-The manager's socket outlives us: it is neither locked nor removed here, and clients wait in it while we restart.
+The manager's sockets outlive us: they are neither locked nor removed here, and clients wait in them while we restart.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from agent.core.errors import ConfigError
@@ -16,28 +18,46 @@ FIRST = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-def take(path: Path) -> socket.socket | None:
-    """The listening stream socket at ``path``; None when none was handed to this process. Raises ConfigError."""
+def take(path: Path, *others: Path) -> dict[Path, socket.socket]:
+    """The listening stream sockets that were handed to this process: at ``path``, and at any of ``others``.
+
+    Nothing when none were. Raises ConfigError.
+    """
     pid, count, _ = (os.environ.pop(name, "") for name in _VARIABLES)
     if pid != str(os.getpid()):
-        return None
-    if count != "1":
-        raise ConfigError(f"{path}: the service manager handed over {count or 'no'} sockets instead of one")
-    os.set_inheritable(FIRST, False)
+        return {}
+    if count not in {str(number + 1) for number in range(1 + len(others))}:
+        wanted = f"one to {1 + len(others)}" if others else "one"
+        raise ConfigError(f"{path}: the service manager handed over {count or 'no'} sockets instead of {wanted}")
+    found: dict[Path, socket.socket] = {}
+    with ExitStack() as opened:
+        for number in range(FIRST, FIRST + int(count)):
+            _add(found, opened.enter_context(_socket(number, path)), (path, *others))
+        _require(path, found)
+        opened.pop_all()
+    return found
+
+
+def _socket(number: int, path: Path) -> socket.socket:
+    os.set_inheritable(number, False)
     try:
-        sock = socket.socket(fileno=FIRST)
-        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return socket.socket(fileno=number)
     except OSError as error:
         raise ConfigError(f"{path}: what the service manager handed over is no socket: {error.strerror}") from error
-    if (
-        (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM)
-        or not listens
-        or sock.getsockname() != str(path)
-    ):
-        found = sock.getsockname()
-        sock.close()
+
+
+def _add(found: dict[Path, socket.socket], sock: socket.socket, paths: tuple[Path, ...]) -> None:
+    name = sock.getsockname()
+    named = {str(path): path for path in paths if path not in found}
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM) or not listens or name not in named:
         raise ConfigError(
-            f"the service manager listens at {found!r}, the configuration says {path}",
-            hint="ListenStream= of the socket unit and daemon.runtime_dir must name one place",
+            f"the service manager listens at {name!r}, the configuration says {' or '.join(map(str, paths))}",
+            hint="ListenStream= of the socket units and daemon.runtime_dir must name one place",
         )
-    return sock
+    found[named[name]] = sock
+
+
+def _require(path: Path, found: Mapping[Path, object]) -> None:
+    if path not in found:
+        raise ConfigError(f"{path}: the service manager handed over another socket, and not this one")

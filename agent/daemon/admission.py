@@ -58,7 +58,7 @@ class Guest:
         self._left(self)
 
 
-Welcome = Callable[[Guest], Callable[[], asyncio.Protocol]]
+Welcome = Callable[[Guest], Callable[[], asyncio.BaseProtocol]]
 """What a socket speaks: the factory of a guest's protocol, which calls ``leave`` when the connection is lost."""
 
 

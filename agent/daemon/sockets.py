@@ -58,11 +58,24 @@ def listen(folder: Path, name: str) -> Listener:
     """
     prepare(folder)
     path = folder / f"{name}.sock"
-    if handed := activation.take(path):
+    return _listener(path, activation.take(path).get(path))
+
+
+def listen_with(folder: Path, name: str, more: str, *, wanted: bool) -> tuple[Listener, Listener | None]:
+    """The same, and ``folder/more.sock`` where it is ``wanted`` or the service manager hands it over."""
+    prepare(folder)
+    path, beside = folder / f"{name}.sock", folder / f"{more}.sock"
+    handed = activation.take(path, beside)
+    first = _listener(path, handed.get(path))
+    return first, _listener(beside, handed.get(beside)) if wanted or beside in handed else None
+
+
+def _listener(path: Path, handed: socket.socket | None) -> Listener:
+    if handed:
         return Listener(handed, -1, path)
     if len(os.fsencode(path)) > MAX_PATH:
         raise ConfigError(f"daemon.runtime_dir: {path} is longer than {MAX_PATH} bytes")
-    lock = _lock(folder / f"{name}.lock", path)
+    lock = _lock(path.with_suffix(".lock"), path)
     try:
         return Listener(_bound(path), lock, path)
     except BaseException:
@@ -106,7 +119,10 @@ def _lock(path: Path, what: Path) -> int:
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise PermissionMissing(f"{path}: {error.strerror}", hint="start the daemon as root") from error
+        raise PermissionMissing(
+            f"{path}: {error.strerror}",
+            hint="start the daemon as root, or by the units, which hand over the sockets",
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -17,7 +17,7 @@ from agent.core.config import Config
 from agent.core.errors import PlatformError
 from agent.daemon import privileges, sockets
 from agent.daemon.child import Child, spawn
-from agent.daemon.names import FETCHER, QUOTER, SIGNER, SOCKETS, socket_path
+from agent.daemon.names import FETCHER, QUOTER, SIGNER, SOCKETS, SSH, socket_path
 from agent.daemon.notify import Notifier, watchdog_seconds
 from agent.hardening import harden
 
@@ -126,7 +126,7 @@ class Supervisor:
         """Last started, first ended: the signer's clients get their answers while the quoter still works."""
         for child in reversed(self._children):
             await child.end(GRACE_SECONDS + (self._config.evidence.quote_seconds if child.name == QUOTER else 0))
-        for name in SOCKETS.values():
+        for name in (*SOCKETS.values(), SSH):
             sockets.remove(self._config.daemon.runtime_dir, name)
         os.close(self._held)
         os.close(self._lifeline)

@@ -9,12 +9,15 @@
 
 from __future__ import annotations
 
-from agent.core import keydoc
+from agent.core import keydoc, sshsig
+from agent.core.sshwire import PublicKey
 from agent.verify.signed import Judge, KeyVerdict, Trial, required
 
 
 def verify_key(data: bytes, judge: Judge, *, use: str | None = None) -> KeyVerdict:
     """Verify one key document; ``use`` None takes a key for any use, and the verdict says so.
+
+    Of a key for ssh the verdict has the public key as ssh's files have it.
 
     Raises UsageError, FormatError, VerificationError (with the checks made so far).
     """
@@ -25,4 +28,5 @@ def verify_key(data: bytes, judge: Judge, *, use: str | None = None) -> KeyVerdi
     if use is None:
         trial.left_out.append("use: not compared")
     verified = trial.key(key, keydoc.report_data(key), judge)  # 3, 4, 5
-    return trial.verdict(key, verified)
+    said = {"ssh": PublicKey.of(key.spki).line()} if key.statement.use == sshsig.USE else {}
+    return trial.verdict(key, verified, said)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from agent.core import bundle, canonical, cose, eat, jws, keydoc
+from agent.core import bundle, canonical, cose, eat, jws, keydoc, sshsig
 from agent.core.errors import FormatError
 
-BUNDLE, KEY, JWS, COSE, EAT = "bundle", "key document", "JWS", "COSE_Sign1", "EAT"
+BUNDLE, KEY, JWS, COSE, EAT, SSH = "bundle", "key document", "JWS", "COSE_Sign1", "EAT", "ssh signature"
 MAX_BYTES = max(bundle.MAX_BYTES, keydoc.MAX_BYTES, jws.MAX_BYTES, cose.MAX_BYTES, eat.MAX_BYTES)
 """Longest file of any kind."""
 
 
 def kind_of(data: bytes) -> str:
-    """One of the five. What is none of them is taken for a bundle, whose reader says what is wrong. Raises nothing."""
+    """One of the six. What is none of them is taken for a bundle, whose reader says what is wrong. Raises nothing."""
+    if sshsig.is_armored(data):
+        return SSH
     try:
         if data[:1] == bytes([0xC0 | cose.TAG]):
             return EAT if cose.decode_sign1(data, eat.MAX_BYTES).header.get(eat.COSE_TYP) == eat.CWT_TYPE else COSE

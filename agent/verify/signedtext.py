@@ -1,4 +1,4 @@
-"""Verdicts on keys, JWS, COSE_Sign1 and EAT for people, in the manner of agent.verify.text."""
+"""Verdicts on keys, JWS, COSE_Sign1, EAT and ssh signatures for people, in the manner of agent.verify.text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from agent.core.canonical import shown
 from agent.verify.signed import KeyVerdict
 from agent.verify.text import check_lines, evidence_lines, not_checked_lines, row, statement_lines
 
-_TEXTS = ("typ", "content_type", "context", "audience", "form", "profile", "nonce", "issued", "expires")
+_TEXTS = ("typ", "content_type", "context", "audience", "form", "profile", "nonce", "issued", "expires", "ssh")
 
 
 def key_lines(verdict: KeyVerdict, compared_with: str) -> Iterator[str]:
@@ -16,7 +16,7 @@ def key_lines(verdict: KeyVerdict, compared_with: str) -> Iterator[str]:
     key, statement, said = verdict.attachments, verdict.attachments.statement, verdict.said
     if payload := said.get("payload"):
         same = f"same as {shown(compared_with)}" if compared_with else "not compared"
-        yield row("payload", f"sha-512:{payload['digest']}, {payload['size']} bytes, {same}")
+        yield row("payload", f"{payload['algorithm']}:{payload['digest']}, {payload['size']} bytes, {same}")
     for name in _TEXTS:
         if name in said:
             yield row(name.replace("_", " "), shown(str(said[name]), 256))

@@ -41,7 +41,7 @@ def test_the_socket_is_taken_once_and_children_see_nothing_of_it(manager: socket
         assert listener.sock.getsockname() == str(tmp_path / "a.sock")
         assert not listener.sock.get_inheritable()
         assert not {name for name in os.environ if name.startswith("LISTEN_")}
-        assert activation.take(tmp_path / "a.sock") is None
+        assert activation.take(tmp_path / "a.sock") == {}
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.connect(str(tmp_path / "a.sock"))
             listener.sock.accept()[0].close()
@@ -53,7 +53,7 @@ def test_what_was_meant_for_another_process_is_not_ours(
 ) -> None:
     os.close(activation.FIRST)
     hand_over(monkeypatch, manager, pid=1)
-    assert activation.take(tmp_path / "a.sock") is None
+    assert activation.take(tmp_path / "a.sock") == {}
     os.close(activation.FIRST)
 
 

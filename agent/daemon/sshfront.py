@@ -1,0 +1,149 @@
+"""The ssh-agent protocol on the connections that agent.daemon.admission lets in: bytes, time limits, nothing decided.
+
+One request of a connection is answered at a time, and no byte behind it is read meanwhile: what a client may make us
+hold is a message and its answer. Slow and half-open clients lose their own connection and disturb nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
+
+from agent.core.errors import FormatError
+from agent.core.sshagent import Frames
+from agent.daemon.admission import Admission, Guest
+from agent.daemon.sshapi import Session, SshApi
+
+STALL_SECONDS = 10.0
+"""For a message that has begun to be complete, and for an answer to be taken."""
+IDLE_SECONDS = 300.0
+"""Between two requests."""
+DRAIN_SECONDS = 10.0
+_CHUNK = 4096
+
+_LOGGER = logging.getLogger("tee-agent.ssh")
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client's. ``closed`` is told when it is over."""
+
+    def __init__(self, session: Session, guest: Guest, closed: Callable[[Connection], None]) -> None:
+        self._session, self._guest, self._closed = session, guest, closed
+        self._frames = Frames()
+        self._room = memoryview(bytearray(_CHUNK))
+        self._waiting: deque[bytes] = deque()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._last = False
+        self.task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, _: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        began = self._frames.partial
+        try:
+            self._waiting.extend(self._frames.feed(self._room[:nbytes]))
+        except FormatError:
+            self._transport.abort()
+            return
+        if self._waiting:
+            self._guest.spoken()
+            self._limit(None)
+            self._transport.pause_reading()
+            self.task = asyncio.get_running_loop().create_task(self._work())
+        elif not began:
+            self._limit(STALL_SECONDS)
+
+    def eof_received(self) -> bool:
+        """A client that has shut down its side may still get the answers that it waits for."""
+        self._last = True
+        return self.task is not None
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._limit(None)
+        if self.task:
+            self.task.cancel()
+        self._guest.leave()
+        self._closed(self)
+
+    def end(self) -> None:
+        """No more requests: closed now, or after those that are there already."""
+        self._last = True
+        if self.task is None:
+            self._transport.close()
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting and not self._session.over:
+                self._transport.write(await self._session.answer(self._waiting.popleft()))
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self._writable.wait()
+        except TimeoutError:
+            self._transport.abort()
+        except Exception:
+            # A defect of ours: told, and this client's connection ends with it.
+            _LOGGER.exception("a request that was not answered")
+            self._transport.abort()
+        else:
+            self._rest()
+        finally:
+            self.task = None
+
+    def _rest(self) -> None:
+        if self._last or self._session.over:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._limit(STALL_SECONDS if self._frames.partial else IDLE_SECONDS)
+            self._transport.resume_reading()
+
+    def _limit(self, seconds: float | None) -> None:
+        """The connection ends so soon, unless something is heard before; None: it does not."""
+        if self._timer:
+            self._timer.cancel()
+        later = asyncio.get_running_loop().call_later
+        self._timer = None if seconds is None else later(seconds, self._transport.abort)
+
+
+class SshFront:
+    """What the guests of one listening socket talk to."""
+
+    def __init__(self, admission: Admission, api: SshApi) -> None:
+        self._admission, self._api = admission, api
+        self._open: set[Connection] = set()
+
+    async def run(self, sock: socket.socket) -> None:
+        """Serve for ever."""
+        await self._admission.run(sock, self._welcome)
+
+    def _welcome(self, guest: Guest) -> Callable[[], Connection]:
+        def made() -> Connection:
+            connection = Connection(Session(self._api, guest), guest, self._open.discard)
+            self._open.add(connection)
+            return connection
+
+        return made
+
+    async def drain(self) -> None:
+        """Let requests under way end, then close everything."""
+        for connection in tuple(self._open):
+            connection.end()
+        tasks = [connection.task for connection in tuple(self._open) if connection.task]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await asyncio.gather(*tasks, return_exceptions=True)
