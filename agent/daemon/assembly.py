@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -27,6 +28,8 @@ from agent.daemon.openapi import Description
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.report import Reporter, service_state
 from agent.daemon.role import Life
+from agent.daemon.sshapi import SshApi
+from agent.daemon.sshfront import SshFront
 from agent.quoter import local_scope
 
 NONCE_SECONDS = 3.0
@@ -47,6 +50,7 @@ class Signer:
     named: NamedKeys
     batcher: Batcher
     front: Front
+    ssh: SshFront
     dispatch: Dispatch
 
     @classmethod
@@ -67,13 +71,14 @@ class Signer:
         named = NamedKeys(attester, limits, reports.ended)
         batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
         front = Front(guard)
+        ssh = SshFront(front.admission, SshApi(named, guard, reports))
         reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes, audit.summary)
         api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports), reports, description)
         guard.on_denied = audit.denied
-        return cls(guard, audit, reports, ring, named, batcher, front, Dispatch(api.routes(), guard, ROUTES))
+        return cls(guard, audit, reports, ring, named, batcher, front, ssh, Dispatch(api.routes(), guard, ROUTES))
 
-    def work(self, life: Life, sock: socket.socket) -> tuple[Work, ...]:
-        """What runs for ever beside each other, ``sock`` served among it."""
+    def work(self, life: Life, sock: socket.socket, ssh: socket.socket | None) -> tuple[Work, ...]:
+        """What runs for ever beside each other: ``sock`` is served among it, and ``ssh`` to ssh clients."""
         told = _told(life, self.audit)
         return (
             self.ring.run(told, self.reports.own),
@@ -81,11 +86,12 @@ class Signer:
             self.batcher.run(),
             self.audit.run(),
             self.front.run(sock, self.dispatch),
+            *([self.ssh.run(ssh)] if ssh else []),
         )
 
     async def close(self) -> None:
         """Requests under way end, then the audit log does."""
-        await self.front.drain()
+        await asyncio.gather(self.front.drain(), self.ssh.drain())
         self.audit.close()
 
 

@@ -15,7 +15,7 @@ from agent.daemon.assembly import Signer
 from agent.daemon.completing import completer
 from agent.daemon.guard import Guard
 from agent.daemon.keys import Complete
-from agent.daemon.names import SIGNER, SOCKETS
+from agent.daemon.names import SIGNER, SOCKETS, SSH
 from agent.daemon.openapi import Description
 from agent.daemon.role import Life, begin, live, rehardened
 
@@ -36,7 +36,8 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     life = begin(SIGNER, supervised=supervised)
     user = privileges.unprivileged(config.daemon.signer_user, "signer_user")
     guard = Guard(partial(rulefiles.load, config))
-    listener = sockets.listen(config.daemon.runtime_dir, SOCKETS[SIGNER])
+    folder, wanted = config.daemon.runtime_dir, config.daemon.ssh_socket
+    listener, ssh = sockets.listen_with(folder, SOCKETS[SIGNER], SSH, wanted=wanted)
     description = Description(openapi.load())
     _more_descriptors()
     auditdisk.prepare(config.audit.folder, user.uid, user.gid)
@@ -48,7 +49,7 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     async def main(life: Life) -> None:
         signer = Signer.assembled(config, complete, guard, description)
         guard.install(life)
-        tasks = [asyncio.create_task(each) for each in signer.work(life, listener.sock)]
+        tasks = [asyncio.create_task(each) for each in signer.work(life, listener.sock, ssh.sock if ssh else None)]
         life.notifier.ready(f"serves {listener.path}")
         await _until_stopped(life, tasks)
         for task in tasks:
