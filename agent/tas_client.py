@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from agent.core.backoff import Backoff
 from agent.core.config import TasConfig
@@ -17,6 +17,9 @@ from agent.retry import CHANCE, persist
 
 API_KEY_HEADER = "X-API-KEY"
 PAUSES = Backoff(base=0.5, cap=8.0)
+ADDED_ROOT = "the service decided under an added root of trust, not under the vendor's"
+"""What is said of a secret that was released so."""
+T = TypeVar("T")
 
 
 class Unwrapper(Protocol):
@@ -58,12 +61,12 @@ class TasClient:
 
     def version(self, deadline: Deadline) -> str:
         """The service's version, asked once. Raises TransportError and its kin, Denied, ProtocolError, ServerError."""
-        return version_answer(self._send(version_request(), deadline))
+        return version_answer(self.send(version_request(), deadline))
 
     def nonce(self, deadline: Deadline) -> Nonce:
         """A fresh nonce, asked once: what status uses to see whether key and service are good."""
         attempt = Attempt("")
-        return attempt.nonce_answer(self._send(attempt.nonce_request(), deadline))
+        return attempt.nonce_answer(self.send(attempt.nonce_request(), deadline))
 
     def fetch_secret(self, policy_id: str, deadline: Deadline) -> Secret:
         """The secret that ``policy_id`` releases to this machine's evidence.
@@ -72,27 +75,42 @@ class TasClient:
         SecretError, PlatformError, FirmwareError, TlsError (final), or the last retryable error when the tries are
         used up, or DeadlineExceeded naming it.
         """
-        return persist(
-            lambda: self._once(policy_id, deadline),
-            deadline,
-            PAUSES,
-            attempts=self._config.attempts,
-            chance=self._chance,
-        )
+        return self._persist(lambda: self._once(policy_id, deadline), deadline)
+
+    def fetch_wrapped(self, policy_id: str, wrapping_key: bytes, deadline: Deadline) -> Wrapped:
+        """The same for another process, which made ``wrapping_key`` (PKCS#1 DER) and alone can open the answer.
+
+        Each try has a new nonce and new evidence; the key is the one given. Raises as fetch_secret, but SecretError.
+        """
+        return self._persist(lambda: self._wrapped(policy_id, lambda: wrapping_key, deadline), deadline)
+
+    def _persist(self, once: Callable[[], T], deadline: Deadline) -> T:
+        return persist(once, deadline, PAUSES, attempts=self._config.attempts, chance=self._chance)
 
     def _once(self, policy_id: str, deadline: Deadline) -> Secret:
-        attempt = Attempt(policy_id, self._config.secret_field)
-        nonce = attempt.nonce_answer(self._send(attempt.nonce_request(), deadline))
-        key = self._new_key()
-        evidence = self._quotes.tas(nonce, key.public_der, deadline=deadline)
-        request = attempt.secret_request(evidence, key.public_der, self._endorsements(evidence))
-        wrapped = attempt.secret_answer(self._send(request, deadline))
-        secret = key.unseal(wrapped)
+        made: list[Unwrapper] = []
+
+        def new_key() -> bytes:
+            made.append(self._new_key())
+            return made[0].public_der
+
+        wrapped = self._wrapped(policy_id, new_key, deadline)
+        secret = made[0].unseal(wrapped)
         if wrapped.added_root:
-            self._notice("the service decided under an added root of trust, not under the vendor's")
+            self._notice(ADDED_ROOT)
         return secret
 
-    def _send(self, request: Request, deadline: Deadline) -> Response:
+    def _wrapped(self, policy_id: str, wrapping_key: Callable[[], bytes], deadline: Deadline) -> Wrapped:
+        """One try. ``wrapping_key`` is asked for after the nonce: a service that is down costs no key."""
+        attempt = Attempt(policy_id, self._config.secret_field)
+        nonce = attempt.nonce_answer(self.send(attempt.nonce_request(), deadline))
+        key = wrapping_key()
+        evidence = self._quotes.tas(nonce, key, deadline=deadline)
+        request = attempt.secret_request(evidence, key, self._endorsements(evidence))
+        return attempt.secret_answer(self.send(request, deadline))
+
+    def send(self, request: Request, deadline: Deadline) -> Response:
+        """One request with the client's API key, once. Raises TransportError and its kin, DeadlineExceeded."""
         limit = part(deadline, self._config.request_seconds, f"{request.method} {request.path}")
         try:
             return self._transport.request(

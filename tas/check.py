@@ -16,6 +16,7 @@ from agent.verify.shelf import Shelf
 from tas import policies, tls
 from tas import state as states
 from tas.admin import opened, say, table
+from tas.headstore import HeadStore
 from tas.store import Store
 
 NOT_HEALTHY = 78
@@ -36,6 +37,7 @@ def check(args: Namespace) -> int:
             "policies": [asdict(item) for item in policies.summaries(store, keys)],
             "secrets": len(store.secrets()),
         }
+    facts["audit_heads"] = _audit_heads(args.state)
     held, late, unreadable_folder = _endorsements(facts["server"].get("endorsements", ""))
     facts["endorsements"] = held
     facts["problems"] = (
@@ -46,6 +48,15 @@ def check(args: Namespace) -> int:
     facts["warnings"] = _warnings(facts) + late
     say(args, facts, _screen(facts))
     return NOT_HEALTHY if facts["problems"] else 0
+
+
+def _audit_heads(folder: Path) -> dict[str, int]:
+    store = HeadStore(states.open_existing(folder).database)
+    try:
+        total, alerts = store.count()
+    finally:
+        store.close()
+    return {"kept": total, "alerts": alerts}
 
 
 def _policy_keys(store: Store) -> tuple[tuple[PolicyKey, ...], list[str]]:
@@ -89,6 +100,8 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
         found.append("no CRL is loaded: all evidence is refused; see --endorsements")
     if server and not server.get("policy_keys"):
         found.append("policies are not verified by signature: --policy-trust names no key")
+    if alerts := facts["audit_heads"]["alerts"]:
+        found.append(f"{alerts} audit heads contradict earlier ones: tas audit heads --alerts")
     if not facts["policies"]:
         found.append("there is no policy: nothing is released")
     if facts["secrets"]:

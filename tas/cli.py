@@ -141,13 +141,27 @@ COMMANDS = (
     Command("policy show", "Print a policy as stored.", "tas.admin:policy_show", "tas policy show web", (_POLICY_ID,)),
     Command("policy delete", "Delete a policy.", "tas.admin:policy_delete", "tas policy delete web", (_POLICY_ID,)),
     Command(
+        "audit heads",
+        "List the heads of agents' audit logs that came with their keys, and what contradicts what.",
+        "tas.auditheads:heads",
+        "tas audit heads --alerts",
+        (
+            _option("--boot-id", default="", metavar="ID", help="of one boot only"),
+            _option("--alerts", action="store_true", help="only those that contradict an earlier one"),
+        ),
+    ),
+    Command(
         "check",
         "Show roots (added ones marked), policies, secrets, TLS pin, and what is wrong.",
         "tas.check:check",
         "tas check --state /var/lib/tas",
     ),
 )
-GROUPS = {"secret": "Make, list and delete secrets.", "policy": "Put, sign, list, show and delete policies."}
+GROUPS = {
+    "secret": "Make, list and delete secrets.",
+    "policy": "Put, sign, list, show and delete policies.",
+    "audit": "What agents' audit logs are held against.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,8 @@ from agent.core.errors import ConfigError, TeeAgentError, UsageError
 from agent.hardening import harden
 from tas import policies, tls, trust
 from tas import state as states
+from tas.heads import HeadKeeper
+from tas.headstore import HeadStore
 from tas.log import Log
 from tas.service import Service
 from tas.state import State
@@ -97,6 +99,7 @@ class Server:
         self._tls = tls.server_context(state.tls_cert, state.tls_key)
         material = trust.load(state, options.sources)
         self._store = Store(state.database, durable=False)
+        self._heads = HeadStore(state.database)  # durable: a head that was taken is on the disk
         self._service = Service(self._store, material, log)
         self._stop = asyncio.Event()
         self._manager = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
@@ -114,6 +117,7 @@ class Server:
                 await self._listen(
                     Web(
                         self._service,
+                        HeadKeeper(self._heads, self._log),
                         Workers(nonces, verify),
                         self._log,
                         per_minute=options.per_minute,
@@ -122,6 +126,7 @@ class Server:
                 )
         finally:
             self._store.close()
+            self._heads.close()
 
     async def _listen(self, app: Web) -> None:
         runner = web.AppRunner(

@@ -89,7 +89,7 @@ class Service:
                 verdict="refused",
                 status=refusal.status,
                 code=refusal.code,
-                reason=_printable(refusal.message),
+                reason=printable(refusal.message),
             )
             return Answer(refusal.status, {"error": refusal.text})
         self._log.event("decision", **record.fields, verdict="released", status=answer.status)
@@ -180,6 +180,6 @@ def require_current_tcb(policy: Policy, verified: Verified) -> None:
             raise TcbRejected(f"{part} is {status}, {UP_TO_DATE} is required where the policy says nothing")
 
 
-def _printable(message: str) -> str:
+def printable(message: str) -> str:
     """A reason for the log: no long hex, which would be a piece of evidence or a key, and not too long."""
     return _LONG_HEX.sub("<hex>", message)[:500]

@@ -32,14 +32,24 @@ SECRET_BYTES = range(32, 1025)
 BUSY_SECONDS = 5.0
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_SCHEMAS = (
+    """
 CREATE TABLE nonces (nonce TEXT PRIMARY KEY, expires REAL NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX nonces_by_expiry ON nonces (expires);
 CREATE TABLE policies (policy_id TEXT PRIMARY KEY, document TEXT NOT NULL, stored TEXT NOT NULL) STRICT;
 CREATE TABLE secrets (key_id TEXT PRIMARY KEY, value BLOB NOT NULL, created TEXT NOT NULL) STRICT;
 CREATE TABLE serving (one INTEGER PRIMARY KEY CHECK (one = 1), facts TEXT NOT NULL) STRICT;
-"""
+""",
+    """
+CREATE TABLE heads (
+    statement TEXT PRIMARY KEY, boot_id TEXT NOT NULL, created TEXT NOT NULL, seq INTEGER, head TEXT NOT NULL,
+    received TEXT NOT NULL, client TEXT NOT NULL, alert TEXT NOT NULL, facts TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX heads_by_boot ON heads (boot_id, seq);
+CREATE INDEX heads_by_client ON heads (client, received);
+""",
+)
+"""Each takes the database from the version that its place in the list is, to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class Store:
         """``durable``: writes are on disk before a call returns; the server, which writes only nonces, needs less."""
         self._lock = threading.Lock()
         self._clock = clock
-        with _mapped(path.name):
+        with mapped(path.name):
             _make(path)
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
@@ -98,12 +108,13 @@ class Store:
     def _migrate(self) -> None:
         with self._transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in filter(str.strip, _SCHEMA.split(";")):
+            for schema in _SCHEMAS[version:]:
+                for statement in filter(str.strip, schema.split(";")):
                     self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        if version not in (0, _SCHEMA_VERSION):
-            raise ConfigError(f"the database has schema {version}; this version of tas knows {_SCHEMA_VERSION}")
+            if version < len(_SCHEMAS):
+                self._db.execute(f"PRAGMA user_version = {len(_SCHEMAS)}")
+        if version > len(_SCHEMAS):
+            raise ConfigError(f"the database has schema {version}; this version of tas knows {len(_SCHEMAS)}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -117,7 +128,7 @@ class Store:
 
     def _run(self, statement: str, *values: object) -> list[Any]:
         # fetchall also ends the statement: a DELETE ... RETURNING is committed only then.
-        with self._lock, _mapped("the database"):
+        with self._lock, mapped("the database"):
             return self._db.execute(statement, values).fetchall()
 
     # Nonces
@@ -215,7 +226,7 @@ def _make(path: Path) -> None:
 
 
 @contextmanager
-def _mapped(what: str) -> Iterator[None]:
+def mapped(what: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as exc:

@@ -17,8 +17,10 @@ from typing import Any
 from aiohttp import web
 
 from agent import __version__
+from agent.core import headpost, keydoc
 from agent.core.errors import ServerError
 from tas.connections import Connections
+from tas.heads import HeadKeeper
 from tas.limits import RateLimiter
 from tas.log import Log
 from tas.request import Refused
@@ -52,9 +54,12 @@ class Workers:
 class Web:
     """The application. ``per_minute`` requests per client and route (0: any), ``read_seconds`` to read a request in."""
 
-    def __init__(self, service: Service, workers: Workers, log: Log, *, per_minute: int, read_seconds: float) -> None:
+    def __init__(
+        self, service: Service, heads: HeadKeeper, workers: Workers, log: Log, *, per_minute: int, read_seconds: float
+    ) -> None:
         self.connections = Connections(read_seconds)
         self._service = service
+        self._heads = heads
         self._limiter = RateLimiter(per_minute)
         self._workers = workers
         self._log = log
@@ -67,6 +72,7 @@ class Web:
         app.router.add_get("/kb/v0/get_nonce", self._nonce, allow_head=False)
         app.router.add_get("/alphav1/nonce", self._nonce, allow_head=False)
         app.router.add_post("/kb/v0/get_secret", self._secret)
+        app.router.add_post(headpost.PATH, self._head)
         return app
 
     async def _version(self, request: web.Request) -> web.Response:
@@ -87,6 +93,15 @@ class Web:
         answer = await loop.run_in_executor(
             self._workers.verify, self._service.get_secret, body, _request_id.get(), request.remote or ""
         )
+        return reply(answer.body, answer.status)
+
+    async def _head(self, request: web.Request) -> web.Response:
+        self._authenticate(request)
+        if request.content_type != keydoc.MEDIA_TYPE:
+            raise Refused(415, f"The body is a key document: {keydoc.MEDIA_TYPE}", code="denied.content-type")
+        body, loop = await self._read(request), asyncio.get_running_loop()
+        told = (body, self._service.material, _request_id.get(), request.remote or "")
+        answer = await loop.run_in_executor(self._workers.verify, self._heads.keep, *told)
         return reply(answer.body, answer.status)
 
     def _authenticate(self, request: web.Request) -> None:

@@ -27,6 +27,7 @@ class Step(StrEnum):
     VERSION = "version"
     NONCE = "get_nonce"
     RELEASE = "get_secret"
+    HEAD = "audit head"
 
 
 _HINTS = {
@@ -61,7 +62,7 @@ def refusal(response: Response, step: Step) -> TeeAgentError:
         return ServerError(what, hint="the nonce was too old: evidence took too long", code="server.nonce")
     if status in (401, 403):
         return Denied(what, hint="check the key in tas.api_key_file", code="denied.api-key")
-    if step is Step.RELEASE and (status == 400 or text in _HINTS):
+    if step in (Step.RELEASE, Step.HEAD) and (status == 400 or text in _HINTS):
         code, hint = _HINTS.get(text, ("", ""))
         return Denied(what, hint=hint, code=code)
     if 300 <= status <= 399:

@@ -14,7 +14,9 @@ from typing import Any, cast
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from agent.core import headpost, keydoc
 from agent.core.errors import ServerError
+from tas.heads import HeadKeeper
 from tas.log import Log
 from tas.service import Answer, Service
 from tas.web import Web, Workers
@@ -36,6 +38,9 @@ class Failing:
     def get_secret(self, body: Mapping[str, Any], request_id: str, client: str) -> Answer:
         raise self.error
 
+    def keep(self, document: bytes, material: object, request_id: str, client: str) -> Answer:
+        raise self.error
+
 
 def ask(error: Exception, method: str, path: str) -> tuple[int, Mapping[str, str], Any, str]:
     sink = io.StringIO()
@@ -43,16 +48,20 @@ def ask(error: Exception, method: str, path: str) -> tuple[int, Mapping[str, str
     async def run() -> tuple[int, Mapping[str, str], Any]:
         with ThreadPoolExecutor(1) as pool:
             service = cast("Service", Failing(error))
-            web = Web(service, Workers(pool, pool), Log(sink), per_minute=0, read_seconds=5)
+            web = Web(
+                service, cast("HeadKeeper", service), Workers(pool, pool), Log(sink), per_minute=0, read_seconds=5
+            )
             async with TestClient(TestServer(web.application())) as client:
-                body = {"nonce": "hidden"} if method == "POST" else None
-                answer = await client.request(method, path, headers={"X-API-KEY": KEY}, json=body)
+                body = b'{"nonce": "hidden"}' if method == "POST" else None
+                kind = keydoc.MEDIA_TYPE if path == headpost.PATH else "application/json"
+                headers = {"X-API-KEY": KEY, "Content-Type": kind}
+                answer = await client.request(method, path, headers=headers, data=body)
                 return answer.status, answer.headers.copy(), await answer.json()
 
     return (*asyncio.run(run()), sink.getvalue())
 
 
-ROUTES = [("GET", "/kb/v0/get_nonce"), ("POST", "/kb/v0/get_secret")]
+ROUTES = [("GET", "/kb/v0/get_nonce"), ("POST", "/kb/v0/get_secret"), ("POST", headpost.PATH)]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
