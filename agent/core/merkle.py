@@ -32,13 +32,14 @@ class Tree:
     """All levels of the tree over ``leaves`` (at least one), from the leaf hashes up.
 
     Pairing neighbours and carrying a lone last node up unchanged gives the tree of RFC 9162 section 2.1.1.
-    Raises FormatError for no leaf at all: the empty tree proves nothing.
+    ``hashed``: the leaves are given by their ``leaf_hash``, 64 bytes each. Raises FormatError for no leaf at all: the
+    empty tree proves nothing.
     """
 
-    def __init__(self, leaves: Sequence[bytes]) -> None:
+    def __init__(self, leaves: Sequence[bytes], *, hashed: bool = False) -> None:
         if not leaves:
             raise FormatError("a tree has at least one leaf", record="merkle")
-        self._levels = [[leaf_hash(leaf) for leaf in leaves]]
+        self._levels = [list(leaves) if hashed else [leaf_hash(leaf) for leaf in leaves]]
         while len(self._levels[-1]) > 1:
             self._levels.append(_parents(self._levels[-1]))
 

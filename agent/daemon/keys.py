@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -22,9 +23,11 @@ from agent.core.errors import ServerError, TeeAgentError
 from agent.core.model import Endorsements, Evidence
 from agent.core.statement import AuditHead, Statement, now_in_seconds
 from agent.daemon import problem
+from agent.daemon.budget import Budget, Turn
 from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
 from agent.quoter import Quotes
+from agent.verify.tcb import tcb_of
 
 RENEW_AT = 0.8
 """Part of its life after which a key is replaced."""
@@ -50,6 +53,11 @@ class Attested:
     def statement(self) -> Statement:
         return self.attachments.statement
 
+    @cached_property
+    def tcb(self) -> bytes:
+        """That of the evidence (agent.verify.tcb)."""
+        return tcb_of(self.attachments.tee, self.attachments.blob)
+
     def valid(self, at: datetime) -> bool:
         """Whether the statement is in force: by the calendar, which goes on while the machine sleeps."""
         return self.statement.created <= at < self.statement.expires
@@ -60,6 +68,10 @@ class AttestedKey(Attested):
     """The same with the private half, which has no repr of its bytes."""
 
     private: Ed25519PrivateKey
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature over ``data``, 64 bytes."""
+        return self.private.sign(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ def utc_now() -> datetime:
 
 class Attester:
     """Gets evidence for keys. ``tas_nonce`` gives the service's newest nonce, or None; ``audit_head`` the end of the
-    audit log once all of it is on the disk, or None; ``now`` the calendar's time."""
+    audit log once all of it is on the disk, or None; ``now`` the calendar's time. Who asks has a turn of ``budget``."""
 
     def __init__(
         self,
@@ -100,9 +112,11 @@ class Attester:
         audit_head: Callable[[], AuditHead | None],
         *,
         now: Callable[[], datetime] = utc_now,
+        budget: Budget | None = None,
     ) -> None:
         self.terms = terms
         self.now = now
+        self.budget = budget or Budget()
         self._quotes = quotes
         self._complete = complete
         self._tas_nonce = tas_nonce
@@ -152,12 +166,16 @@ class KeyRing:
         """The key in use, whether or not it is still valid."""
         return self._current
 
+    def renew(self) -> None:
+        """Make a new key now, not when this one comes to its age."""
+        self._renew.set()
+
     async def current(self) -> AttestedKey:
         """A valid key; waits for the first attempt to make one. Raises the reason why there is none."""
         if not self._is_valid() and not self.trouble:
             # The timer below sleeps with the machine; the calendar doesn't.
             self._tried.clear()
-            self._renew.set()
+            self.renew()
             with suppress(TimeoutError):
                 async with asyncio.timeout(WAIT_SECONDS):
                     await self._tried.wait()
@@ -175,7 +193,8 @@ class KeyRing:
         failures = 0
         while True:
             try:
-                self._current = await in_thread(self._attest)
+                async with self.attester.budget.turn(Turn.OWN):
+                    self._current = await in_thread(self._attest)
             except TeeAgentError as error:
                 self.trouble, failures = error, failures + 1
                 log("no evidence for the key", error)
