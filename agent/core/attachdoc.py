@@ -6,6 +6,8 @@ the digest that compact bundles carry, and believed only with one of them: nothi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agent.core import bundle, canonical, keydoc
 from agent.core.bundle_parts import MAX_BYTES, Attachments, read_attachments
 from agent.core.errors import FormatError, UnsupportedVersion
@@ -17,7 +19,11 @@ _KEYS = frozenset({"endorsements", "evidence", "key", "statement", "type"})
 
 def build(attachments: Attachments) -> bytes:
     """The document. Raises FormatError over MAX_BYTES."""
-    members = attachments.members
+    return document(attachments.members)
+
+
+def document(members: Mapping[str, bytes]) -> bytes:
+    """The same of ``Attachments.members``."""
     data = b'{"endorsements":%s,"evidence":%s,"key":%s,"statement":%s,"type":"tee-agent/attachments/v1"}' % (
         members["endorsements"],
         members["evidence"],

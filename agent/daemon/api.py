@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agent.core.access import Decision, Wish
 from agent.core.bundle import Bundle, Payload
 from agent.core.challenge import MAX_OBJECT, NONCE_MAX, NONCE_MIN
 from agent.core.errors import FormatError
-from agent.daemon import body, payloads
+from agent.daemon import body, bulk, payloads
+from agent.daemon.attachapi import AttachmentApi
 from agent.daemon.batch import Batcher, Challenge
+from agent.daemon.bulk import Press
 from agent.daemon.dispatch import Act, Call, Dispatch, Handler, Routes, as_bytes, as_json, require_type
-from agent.daemon.formats import BUNDLE_TYPE
+from agent.daemon.formats import BUNDLE_TYPE, BUNDLES, NOTHING, accepted
 from agent.daemon.journal import Reports
 from agent.daemon.keyapi import KeyApi
 from agent.daemon.keys import KeyRing
@@ -34,11 +37,11 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/keys/{name}/rotate": {"POST": "keys.rotate"},
     "/v1/keys/{name}/sign": {"POST": "sign"},
     "/v1/keys/{name}/attestation": {"GET": "keys.list"},
+    "/v1/attachments/{digest}": {"GET": "keys.list"},
     "/v1/openapi.json": {"GET": "status"},
 }
 """All there is, with the access policy's operation for each; a test walks it."""
 TEXTS = frozenset({"context", "audience"})
-NO_PAYLOAD = Payload.of(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +67,40 @@ class Api:
             "/v1/keys/{name}/rotate": {"POST": named.rotate},
             "/v1/keys/{name}/sign": {"POST": named.sign},
             "/v1/keys/{name}/attestation": {"GET": named.attestation},
+            "/v1/attachments/{digest}": {"GET": AttachmentApi(named.means.kept).show},
             "/v1/openapi.json": {"GET": self.description.show},
         }
         return {path: {method: handlers[path][method] for method in methods} for path, methods in ROUTES.items()}
 
     async def sign(self, call: Call) -> tuple[Wish, Act]:
-        """A bundle over the body, or over a digest of it, by the current key."""
+        """A bundle over the body, or over a digest of it, by the current key; of a batch, one over each payload."""
         texts = {name: body.text(value, name) for name, value in body.query(call.request, TEXTS).items()}
         context, audience = texts.get("context", ""), texts.get("audience", "")
 
         async def act(_: Decision) -> Response:
+            if call.request.content_type == bulk.TYPE:
+                return await self._batch(call, context, audience)
+            media_type = accepted(call.request, *BUNDLES)
             payload = await payloads.payload(call.request)
             key = await self.ring.current()
             draft = Bundle(payload, context, audience, key.attachments)
-            bundle = draft.signed(key.private.sign(draft.signing_input())).encode()
+            bundle = self.named.means.bundle(draft, key.private.sign, media_type)
             self.reports.signed(call.peer.caller, key.attachments.key_sha256.hex())
-            return as_bytes(bundle, BUNDLE_TYPE)
+            return as_bytes(bundle, media_type)
 
         return Wish("sign", use="bundle", format="bundle", context=context, audience=audience), act
+
+    async def _batch(self, call: Call, context: str, audience: str) -> Response:
+        media_type, caller = accepted(call.request, bulk.TYPE), call.peer.caller
+
+        async def begin() -> Press[Payload]:
+            key = await self.ring.current()
+            draft = Bundle(NOTHING, context, audience, key.attachments)
+            counted = partial(self.reports.signed, caller, key.attachments.key_sha256.hex())
+            return self.named.means.bundles(draft, key.private.sign, counted)
+
+        made = await self.named.means.bulk.answer(call.request, caller.uid, payloads.of_item, begin)
+        return as_bytes(made, media_type)
 
     async def challenge(self, call: Call) -> tuple[Wish, Act]:
         """A bundle with evidence made after the nonce came."""
@@ -91,7 +110,7 @@ class Api:
         fields = await body.document(call.request, frozenset({"nonce"}), defaults)
         asked = Challenge(
             fields.hexadecimal("nonce", NONCE_MIN, NONCE_MAX),
-            NO_PAYLOAD if fields.item("payload") is None else payloads.digest(fields.item("payload")),
+            NOTHING if fields.item("payload") is None else payloads.digest(fields.item("payload")),
             body.text(fields.text("context", 256), "context"),
             body.text(fields.text("audience", 256), "audience"),
             call.peer.caller.document(),

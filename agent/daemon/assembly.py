@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from agent import __version__
+from agent.core.bundle_parts import Attachments
 from agent.core.config import Config
 from agent.core.errors import TeeAgentError
 from agent.daemon.api import ROUTES, Api, Dispatch
+from agent.daemon.attachments import AGENT, Current
 from agent.daemon.audit import Audit
 from agent.daemon.batch import Batcher
+from agent.daemon.formats import Means, whose
 from agent.daemon.front import Front
 from agent.daemon.guard import Guard
 from agent.daemon.journal import Reports
@@ -73,7 +76,8 @@ class Signer:
         front = Front(guard)
         ssh = SshFront(front.admission, SshApi(named, guard, reports))
         reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes, audit.summary)
-        api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports), reports, description)
+        means = Means.of(attached(ring, named))
+        api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports, means), reports, description)
         guard.on_denied = audit.denied
         return cls(guard, audit, reports, ring, named, batcher, front, ssh, Dispatch(api.routes(), guard, ROUTES))
 
@@ -93,6 +97,17 @@ class Signer:
         """Requests under way end, then the audit log does."""
         await asyncio.gather(self.front.drain(), self.ssh.drain())
         self.audit.close()
+
+
+def attached(ring: KeyRing, named: NamedKeys) -> Current:
+    """Gives the attachments that each key has at the moment."""
+
+    def current() -> Iterator[tuple[str, Attachments]]:
+        if ring.held:
+            yield AGENT, ring.held.attachments
+        yield from ((whose(key), key.attachments) for key in named.all())
+
+    return current
 
 
 def terms_of(config: Config) -> Terms:

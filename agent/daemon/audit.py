@@ -84,9 +84,9 @@ class Audit:
         self._file.require(draft)
         self._add(draft, sync=True)
 
-    def signed(self, caller: Caller, key_id: str) -> None:
-        """One signature: counted by caller, key and second, and written within two seconds."""
-        self._signed.add((auditdraft.who(caller), key_id, self._now()))
+    def signed(self, caller: Caller, key_id: str, count: int = 1) -> None:
+        """Signatures: counted by caller, key and second, and written within two seconds."""
+        self._signed.add((auditdraft.who(caller), key_id, self._now()), count)
         self._wake()
 
     def denied(self, caller: Caller, wish: Wish, decision: Decision) -> None:

@@ -31,9 +31,9 @@ class Counts(Generic[K]):
         self._counts: Counter[K] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, key: K) -> None:
+    def add(self, key: K, count: int = 1) -> None:
         with self._lock:
-            self._counts[key if key in self._counts or len(self._counts) < MAX_ROWS else self._others] += 1
+            self._counts[key if key in self._counts or len(self._counts) < MAX_ROWS else self._others] += count
 
     def take(self) -> dict[K, int]:
         """What was counted since the last time."""

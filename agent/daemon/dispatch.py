@@ -34,7 +34,7 @@ class Call:
 Act = Callable[[Decision], Awaitable[Response]]
 Handler = Callable[[Call], Awaitable[tuple[Wish, Act]]]
 Routes = Mapping[str, Mapping[str, Handler]]
-"""Handlers by path and method. A path may have one ``{name}``."""
+"""Handlers by path and method. A path may have one variable part, ``{name}``."""
 
 
 class Policy(Protocol):
@@ -59,8 +59,8 @@ class Dispatch:
         self._policy = policy
         self._operations = operations
         self._routes = routes
-        parts = ((path, *path.partition("{name}")) for path in routes)
-        self._named = [(path, before, after) for path, before, found, after in parts if found]
+        parts = ((path, *path.partition("{")) for path in routes)
+        self._named = [(path, before, after.partition("}")[2]) for path, before, found, after in parts if found]
 
     async def answer(self, request: Request, peer: Peer, *, permitted: bool) -> Response:
         """Never raises a TeeAgentError. After a refusal of the peer itself the connection is closed."""

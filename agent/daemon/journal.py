@@ -20,7 +20,7 @@ class Journal(Protocol):
 
     def event(self, kind: str, *, severity: str, caller: Mapping[str, Any] | None = None, **fields: Any) -> None: ...
 
-    def signed(self, caller: Caller, key_id: str) -> None: ...
+    def signed(self, caller: Caller, key_id: str, count: int = 1) -> None: ...
 
     def require_writable(self) -> None:
         """Raises ServerError (``server.audit``) where an event could not be kept."""
@@ -55,10 +55,10 @@ class Reports:
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    def signed(self, caller: Caller, key_id: str) -> None:
-        """One signature; they are counted."""
+    def signed(self, caller: Caller, key_id: str, count: int = 1) -> None:
+        """So many signatures; they are counted."""
         if self.journal:
-            self.journal.signed(caller, key_id)
+            self.journal.signed(caller, key_id, count)
 
     def require_writable(self) -> None:
         """Raises ServerError (``server.audit``)."""

@@ -14,12 +14,12 @@ from agent.core.access import Decision, Wish
 from agent.core.errors import FormatError, TeeAgentError, UsageError
 from agent.daemon import body, formats
 from agent.daemon.dispatch import Act, Call, as_bytes, as_json, require_type
+from agent.daemon.formats import Means, Order
 from agent.daemon.guard import Guard
 from agent.daemon.journal import Reports
 from agent.daemon.keys import KeyRing
 from agent.daemon.keystore import require_name
 from agent.daemon.named import NamedKey, NamedKeys
-from agent.daemon.payloads import Memory
 from agent.daemon.report import describe_key, describe_named
 from agent.daemon.web import Response
 
@@ -55,7 +55,7 @@ class KeyApi:
     ring: KeyRing
     guard: Guard
     reports: Reports
-    memory: Memory = field(default_factory=Memory)
+    means: Means
 
     async def index(self, call: Call) -> tuple[Wish, Act]:
         """The agent's own key, and the named ones that this caller may see."""
@@ -149,9 +149,7 @@ class KeyApi:
                     hint=f"make a key with use {form}",
                     code="usage.key-use",
                 )
-            response = await formats.fulfil(self._order(call, key, options))
-            self.reports.signed(call.peer.caller, key.attachments.key_sha256.hex())
-            return response
+            return await formats.fulfil(self._order(call, key, options))
 
         return Wish("sign", key=asked.key, use=use, format=form, **texts), act
 
@@ -165,9 +163,13 @@ class KeyApi:
 
         return Wish("keys.list", key=asked.key), act
 
-    def _order(self, call: Call, key: NamedKey, options: dict[str, str]) -> formats.Order:
-        uid = call.peer.caller.uid
-        return formats.Order(call.request, uid, key, options, self.keys.current, self.keys.now, self.memory)
+    def _order(self, call: Call, key: NamedKey, options: dict[str, str]) -> Order:
+        caller = call.peer.caller
+
+        def signed(key: NamedKey, count: int) -> None:
+            self.reports.signed(caller, key.attachments.key_sha256.hex(), count)
+
+        return Order(call.request, caller.uid, key, options, self.keys.current, self.keys.now, signed, self.means)
 
     def _find(self, asked: Asked, namespace: str) -> NamedKey:
         return self.keys.find(asked.namespace or namespace, asked.name, asked.generation)

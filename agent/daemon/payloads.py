@@ -22,6 +22,7 @@ MAX_WHOLE = 1 << 20
 MAX_HELD = 16 << 20
 """Of all such payloads at a time."""
 _FIELDS = frozenset({"alg", "digest", "size"})
+_DATA, _DIGEST = frozenset({"data"}), frozenset({"digest"})
 
 
 async def payload(request: Request) -> Payload:
@@ -45,15 +46,51 @@ def digest_fields(fields: Reader) -> Payload:
 async def hashed(request: Request, algorithm: Algorithm) -> bytes:
     """The digest by the algorithm's own hash: of the body, or as given. For algorithms that have one."""
     if request.content_type == DIGEST_TYPE:
-        fields = await body.document(request, _FIELDS, {})
-        if fields.item("alg") != algorithm.hash:
-            raise FormatError(f"alg is not {algorithm.hash}, the hash of {algorithm.name}", record="payload")
-        fields.integer("size", 0, MAX_INTEGER)
-        return fields.hexadecimal("digest", algorithm.digest_size)
-    found = hashlib.new(algorithm.hash.replace("-", ""))
+        return _hash_fields(await body.document(request, _FIELDS, {}), algorithm)
+    found = _hash_of(algorithm)
     async for chunk in body.chunks(request, body.MAX_PAYLOAD):
         found.update(chunk)
     return found.digest()
+
+
+def _hash_of(algorithm: Algorithm) -> hashlib._Hash:
+    return hashlib.new(algorithm.hash.replace("-", ""))
+
+
+def _hash_fields(fields: Reader, algorithm: Algorithm) -> bytes:
+    if fields.item("alg") != algorithm.hash:
+        raise FormatError(f"alg is not {algorithm.hash}, the hash of {algorithm.name}", record="payload")
+    fields.integer("size", 0, MAX_INTEGER)
+    return fields.hexadecimal("digest", algorithm.digest_size)
+
+
+def of_item(item: Any) -> Payload:
+    """For a bundle, out of one item of a batch: ``{"data": base64}`` or ``{"digest": {...}}``. Raises FormatError."""
+    return digest(item["digest"]) if _has_digest(item) else Payload.of(data_of_item(item))
+
+
+def hash_of_item(item: Any, algorithm: Algorithm) -> bytes:
+    """The same by the algorithm's own hash. Raises FormatError."""
+    if _has_digest(item):
+        return _hash_fields(Reader(item["digest"], "digest", _FIELDS), algorithm)
+    found = _hash_of(algorithm)
+    found.update(data_of_item(item))
+    return found.digest()
+
+
+def data_of_item(item: Any) -> bytes:
+    """The payload itself, for keys that sign no digests. Raises FormatError, over MAX_WHOLE too."""
+    if _has_digest(item):
+        raise _no_digest()
+    return Reader(item, "payload", _DATA).base64("data", 0, MAX_WHOLE)
+
+
+def _has_digest(item: Any) -> bool:
+    return isinstance(item, dict) and item.keys() == _DIGEST
+
+
+def _no_digest() -> FormatError:
+    return FormatError("this key signs a payload, not a digest", record="payload", hint="send the payload itself")
 
 
 class Memory:
@@ -69,24 +106,25 @@ class Memory:
         return self._held.total()
 
     @asynccontextmanager
-    async def whole(self, request: Request, uid: int) -> AsyncIterator[bytes]:
+    async def whole(self, request: Request, uid: int, most: int = MAX_WHOLE) -> AsyncIterator[bytes]:
         """The body, for what can't be signed by a digest; its room is free again afterwards.
 
-        Raises Oversized over MAX_WHOLE, ServerError (``server.budget``), FormatError for a digest, as body.chunks.
+        Raises Oversized over ``most``, ServerError (``server.budget``), FormatError for a digest, as body.chunks.
         """
         if request.content_type == DIGEST_TYPE:
-            raise FormatError(
-                "this key signs a payload, not a digest", record="payload", hint="send the payload itself"
-            )
-        data = bytearray()
+            raise _no_digest()
+        data, held = bytearray(), 0
         try:
-            async for chunk in body.chunks(request, MAX_WHOLE):
+            async for chunk in body.chunks(request, most):
                 if self._held[uid] + len(chunk) > self._each or self.held + len(chunk) > self._total:
                     raise ServerError("too many large payloads at a time", retry_after=1.0, code="server.budget")
                 self._held[uid] += len(chunk)
+                held += len(chunk)
                 data += chunk
-            yield bytes(data)
+            whole = bytes(data)
+            data.clear()
+            yield whole
         finally:
-            self._held[uid] -= len(data)
+            self._held[uid] -= held
             if not self._held[uid]:
                 del self._held[uid]

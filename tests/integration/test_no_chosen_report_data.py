@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agent.cli import COMMANDS, common_options
-from agent.core import canonical
+from agent.core import canonical, compact
 from agent.core.algorithm import ALGORITHMS
 from agent.core.model import Tee
+from agent.daemon import bulk
 from agent.daemon.api import DIGEST_TYPE, ROUTES
 from agent.daemon.keystore import USES
 from agent.daemon.names import ROLES, socket_path
@@ -162,7 +163,13 @@ def paths(daemon: Daemon) -> list[str]:
         said = json.dumps({"name": names[-1], "use": use, "algorithm": "ECDSA-P256"}).encode()
         assert daemon.post("/v1/keys", said, Content_Type="application/json").status == 201
     names += [CHOSEN.hex()[:63], NONCE]
-    return [path.replace("{name}", name) for path in ROUTES for name in (names if "{name}" in path else names[:1])]
+    digests = [daemon.post("/v1/sign", CHOSEN, Accept=compact.MEDIA_TYPE).json["attachments"], CHOSEN.hex()]
+    values = {"{name}": names, "{digest}": digests}
+    found = []
+    for path in ROUTES:
+        variable = next((name for name in values if name in path), "")
+        found += [path.replace(variable, value) for value in values[variable]] if variable else [path]
+    return found
 
 
 def documents() -> Iterator[dict[str, Any]]:
@@ -172,6 +179,8 @@ def documents() -> Iterator[dict[str, Any]]:
             yield {"nonce": NONCE, field: form}
             yield {"nonce": NONCE, "claims": {field: form}, "context": field}
         yield {"nonce": NONCE, "payload": {"alg": "sha-512", "digest": form, "size": 64}}
+        yield {"payloads": [{"data": form}, {"digest": {"alg": "sha-512", "digest": CHOSEN.hex(), "size": 64}}]}
+        yield {"payloads": [{"digest": {"alg": "sha-512", "digest": form, "size": 64}}]}
         yield {"nonce": NONCE, "context": form, "audience": form}
         yield {"name": "other", "use": "raw", "algorithm": form}
         yield {"name": form, "use": form}
@@ -188,7 +197,7 @@ def test_http_endpoints(recorder: tuple[Daemon, Path]) -> None:
                 for body in (CHOSEN, NONCE.encode(), NONCE.encode() + KEYS[0]):
                     daemon.request(method, path + query, body)
         for document in documents():
-            for media_type in ("application/json", DIGEST_TYPE):
+            for media_type in ("application/json", DIGEST_TYPE, bulk.TYPE):
                 reply = daemon.post(path, json.dumps(document).encode(), Content_Type=media_type)
                 made += reply.status == 200
         daemon.request("DELETE", path + f"?nonce={NONCE}", CHOSEN)
