@@ -10,7 +10,7 @@ from typing import Any
 from agent.core import canonical
 from agent.core.bundle import TEXT_BYTES, Payload
 from agent.core.errors import FormatError, Oversized, UsageError
-from agent.daemon.web import Request, RequestPayloadError
+from agent.daemon.web import Request
 
 MAX_PAYLOAD = 1 << 30
 """Bytes that are hashed for one signature at the most."""
@@ -21,32 +21,31 @@ STALL_SECONDS, TOTAL_SECONDS = 15.0, 900.0
 
 async def chunks(request: Request, most: int) -> AsyncIterator[bytes]:
     """The body as it comes. Raises Oversized, FormatError for a broken one, UsageError for one that stalls."""
-    if (request.content_length or 0) > most:
-        raise Oversized(f"the body has more than {most} bytes", record="body")
-    await _continue(request)
-    size, until = 0, asyncio.get_running_loop().time() + TOTAL_SECONDS
-    while not request.content.at_eof():
-        chunk = await _next(request, until)
+    if (request.length or 0) > most:
+        raise _oversized(most)
+    size, until = 0, 0.0
+    while not request.body.empty:
+        if not request.body.ready:
+            until = until or asyncio.get_running_loop().time() + TOTAL_SECONDS
+            await _more(request, until)
+        chunk = request.body.take()
         size += len(chunk)
         if size > most:
-            raise Oversized(f"the body has more than {most} bytes", record="body")
-        yield chunk
+            raise _oversized(most)
+        if chunk:
+            yield chunk
 
 
-async def _next(request: Request, until: float) -> bytes:
+async def _more(request: Request, until: float) -> None:
     try:
         async with asyncio.timeout_at(min(until, asyncio.get_running_loop().time() + STALL_SECONDS)):
-            return await request.content.readany()
+            await request.body.wait()
     except TimeoutError as error:
         raise UsageError("the body did not come in time", code="usage.timeout") from error
-    except RequestPayloadError as error:
-        raise FormatError("the body is not what its headers say", record="body") from error
 
 
-async def _continue(request: Request) -> None:
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
+def _oversized(most: int) -> Oversized:
+    return Oversized(f"the body has more than {most} bytes", record="body")
 
 
 async def payload(request: Request) -> Payload:
@@ -69,8 +68,12 @@ def query(request: Request, known: frozenset[str]) -> dict[str, str]:
     """The query, each name once and known. Raises UsageError."""
     if not request.query_string:
         return {}
+    try:
+        pairs = request.query
+    except ValueError as error:
+        raise UsageError("query: not of the form name=value&name=value, or too long") from error
     found: dict[str, str] = {}
-    for name, value in request.query.items():
+    for name, value in pairs:
         if name not in known or name in found:
             raise UsageError(
                 f"query: {canonical.shown(name)} is unknown or given twice", hint=f"known: {', '.join(sorted(known))}"

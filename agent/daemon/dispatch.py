@@ -79,7 +79,7 @@ class Dispatch:
         except TeeAgentError as error:
             response = refusal(error)
             if isinstance(error, Denied):
-                response.force_close()
+                response.close = True
             return response
 
     def _report(self, request: Request, peer: Peer) -> None:
@@ -121,12 +121,12 @@ def refusal(error: TeeAgentError) -> Response:
 def as_json(document: Mapping[str, Any], status: int = 200, media_type: str = "application/json") -> Response:
     """A document in our answers' form."""
     data = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    return Response(body=data, status=status, content_type=media_type, headers=HEADERS)
+    return Response(data, status=status, content_type=media_type, headers=HEADERS)
 
 
 def as_bytes(data: bytes, media_type: str, **headers: str) -> Response:
     """``data`` as it is."""
-    return Response(body=data, content_type=media_type, headers={**HEADERS, **headers})
+    return Response(data, content_type=media_type, headers={**HEADERS, **headers})
 
 
 def require_type(request: Request, media_type: str) -> None:

@@ -1,8 +1,198 @@
-"""The HTTP messages that handlers see: a request as it comes in, the answer to it."""
+"""HTTP messages as handlers see them: a request whose body comes as it comes, and the answer to it.
+
+agent.daemon.webread makes requests out of bytes; agent.daemon.front carries both.
+"""
 
 from __future__ import annotations
 
-from aiohttp.web import BaseRequest as Request
-from aiohttp.web import RequestPayloadError, Response
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from urllib.parse import parse_qsl
 
-__all__ = ["Request", "RequestPayloadError", "Response"]
+from agent.core.errors import FormatError
+
+MAX_QUERY = 32
+"""Names in a query."""
+HIGH_WATER = 1 << 17
+"""Bytes of a body that wait for their reader before its connection is read no further."""
+DEFAULT_TYPE = "application/octet-stream"
+
+
+class Headers:
+    """By name, whatever its case; what came in several lines is joined by commas (RFC 9110, 5.3)."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        """``values`` by names in lower case."""
+        self._values = values
+
+    def get(self, name: str, default: str = "") -> str:
+        return self._values.get(name.lower(), default)
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._values
+
+
+class Body:
+    """A request's body, for one reader: bytes that are here, and an end that may be to come.
+
+    ``flow`` is told True when more waits than should, False when there is room again; ``wanted`` is called when the
+    reader first waits.
+    """
+
+    __slots__ = ("_error", "_flow", "_full", "_parts", "_size", "_waiter", "_wanted", "complete")
+
+    def __init__(self, flow: Callable[[bool], None], wanted: Callable[[], None] | None = None) -> None:
+        self.complete = False
+        self._flow = flow
+        self._wanted = wanted
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._full = False
+        self._error: FormatError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def feed(self, data: bytes) -> None:
+        """More of it."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER and not self._full:
+            self._full = True
+            self._flow(True)
+        self._wake()
+
+    def end(self) -> None:
+        """All of it is here."""
+        self.complete = True
+        self._wake()
+
+    def fail(self, error: FormatError) -> None:
+        """It will never be whole: the reader gets ``error``."""
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``take`` has something to say: bytes, the end, or an error."""
+        return bool(self._parts) or self.complete or self._error is not None
+
+    @property
+    def empty(self) -> bool:
+        """Over, and nothing of it is left to read."""
+        return self.complete and not self._parts
+
+    async def wait(self) -> None:
+        """Until ``ready``."""
+        if self._wanted and not self.ready:
+            self._wanted()
+            self._wanted = None
+        while not self.ready:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def take(self) -> bytes:
+        """What is here; b"" at the end. Raises FormatError for a body that is not what its head says."""
+        if self._error:
+            raise self._error
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        if self._full:
+            self._full = False
+            self._flow(False)
+        return data
+
+
+class Request:
+    """One request: ``path`` is decoded, ``query_string`` is not; ``length`` is None for a body in chunks."""
+
+    __slots__ = ("body", "headers", "keep_alive", "length", "method", "path", "query_string")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query_string: str,
+        headers: Headers,
+        body: Body,
+        *,
+        length: int | None,
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query_string = query_string
+        self.headers = headers
+        self.body = body
+        self.length = length
+        self.keep_alive = keep_alive
+
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case, without parameters."""
+        return self.headers.get("content-type", DEFAULT_TYPE).partition(";")[0].strip().lower()
+
+    @property
+    def can_read_body(self) -> bool:
+        """False where there is nothing to read, or nothing more."""
+        return not self.body.empty
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """Names and values, decoded. Raises ValueError: no query, or more than MAX_QUERY names."""
+        return parse_qsl(
+            self.query_string, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=MAX_QUERY
+        )
+
+
+class Response:
+    """One answer. With ``close`` it is the last on its connection."""
+
+    __slots__ = ("body", "close", "content_type", "headers", "status")
+
+    def __init__(
+        self,
+        body: bytes = b"",
+        *,
+        status: int = 200,
+        content_type: str = DEFAULT_TYPE,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.body = body
+        self.status = status
+        self.content_type = content_type
+        self.headers = dict(headers) if headers else {}
+        self.close = False
+
+    def encode(self, *, keep_alive: bool, head_only: bool = False) -> bytes:
+        """As it goes over the wire."""
+        more = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        if not keep_alive:
+            more += "Connection: close\r\n"
+        head = (
+            f"{_first_lines(self.status, self.content_type)}Date: {_date(int(time.time()))}\r\n{more}"
+            f"Content-Length: {len(self.body)}\r\n\r\n"
+        ).encode("ascii")
+        return head if head_only else head + self.body
+
+
+@lru_cache(maxsize=64)
+def _first_lines(status: int, content_type: str) -> str:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {content_type}\r\n"
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)

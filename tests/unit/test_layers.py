@@ -32,7 +32,7 @@ RULES: dict[str, set[str]] = {
     "agent/core/": {"agent.core", "rfc8785"},
     "snp/": {"snp", "agent.core", "cryptography", "asn1crypto"},
     "tdx/": {"tdx", "agent.core", "cryptography", "asn1crypto"},
-    "agent/": {"agent", "cryptography", "rfc8785", "aiohttp", "sdnotify", "asn1crypto", "requests"},
+    "agent/": {"agent", "cryptography", "rfc8785", "httptools", "sdnotify", "asn1crypto", "requests"},
     "tas/": {"tas", "agent", "snp", "tdx", "cryptography", "rfc8785", "aiohttp", "sdnotify"},
     "sim/": {"sim", "agent", "snp", "tdx", "cryptography", "asn1crypto", "mfusepy"},
 }

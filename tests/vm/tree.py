@@ -19,9 +19,9 @@ PACKAGES = (
     *("initramfs-tools", "cryptsetup-initramfs", "zstd", "ca-certificates", "curl", "netcat-openbsd", "libfuse3-4"),
     *(
         "python3",
-        "python3-aiohttp",
         "python3-asn1crypto",
         "python3-cryptography",
+        "python3-httptools",
         "python3-requests",
         "python3-rfc8785",
         "python3-sdnotify",

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp.web import Response
 
 from agent.client import Client
 from agent.core.access import Decision, Members, Rules, Wish
@@ -20,12 +19,13 @@ from agent.daemon.dispatch import Act, Call, Dispatch, Handler
 from agent.daemon.front import Front
 from agent.daemon.guard import Guard
 from agent.daemon.peers import Allowed
+from agent.daemon.web import Response
 from agent.deadline import Deadline
 
 
 async def swallow(call: Call) -> tuple[Wish, Act]:
     async def act(_: Decision) -> Response:
-        return Response(text=str((await body.payload(call.request)).size))
+        return Response(str((await body.payload(call.request)).size).encode())
 
     return Wish("sign"), act
 
@@ -137,7 +137,7 @@ def test_expectations_are_met(tmp_path: Path) -> None:
 def test_our_own_defects_are_logged_and_told_as_500(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def client(path: Path) -> None:
         assert talk(path, b"GET /defect HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 500 ")
-        assert talk(path, b"no http\r\n\r\n").startswith(b"HTTP/1.0 400 ")
+        assert talk(path, b"no http\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
     serving(tmp_path, client)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]

@@ -9,14 +9,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from aiohttp.web import Response
-
 from agent.core.access import Decision, Members, Rules, Wish
 from agent.daemon import sockets
 from agent.daemon.dispatch import Act, Call, Dispatch
 from agent.daemon.front import Front
 from agent.daemon.guard import Guard
 from agent.daemon.payloads import DIGEST_TYPE, Memory
+from agent.daemon.web import Response
 
 HEAD = b"POST /whole HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\nContent-Type: %s\r\n\r\n"
 
@@ -28,7 +27,7 @@ def serving(folder: Path, memory: Memory, client: Callable[[Path], None]) -> Non
     async def whole(call: Call) -> tuple[Wish, Act]:
         async def act(_: Decision) -> Response:
             async with memory.whole(call.request, call.peer.caller.uid) as data:
-                return Response(text=f"held {len(data)}")
+                return Response(f"held {len(data)}".encode())
 
         return Wish("sign"), act
 
