@@ -26,6 +26,7 @@ SERVICES = sorted(path.name for path in SYSTEMD.glob("*.service"))
 UNITS = sorted(path.name for path in SYSTEMD.glob("tee-agent*"))
 ROLES = {role: f"tee-agent-{role}.service" for role in names.ROLES}
 SOCKETS = {names.SIGNER: "tee-agent.socket", names.FETCHER: "tee-agent-fetcher.socket"}
+SSH = "tee-agent-ssh.socket"
 BARS = {
     "tee-agent-signer.service": 13,
     "tee-agent-fetcher.service": 16,
@@ -166,13 +167,27 @@ def test_sockets_are_where_the_roles_look(role: str) -> None:
     assert words(read(ROLES[role]), "Requires") == [SOCKETS[role]]
 
 
+def test_the_socket_for_ssh_is_the_signer_s_and_comes_only_when_enabled() -> None:
+    unit, usual = read(SSH), read(SOCKETS[names.SIGNER])
+    assert unit["ListenStream"] == [str(DaemonConfig().runtime_dir / f"{names.SSH}.sock")]
+    assert unit["WantedBy"] == ["tee-agent.target"]
+    told = ("Description", "ListenStream", "WantedBy")
+    assert {key: unit[key] for key in unit if key not in told} == {key: usual[key] for key in usual if key not in told}
+    wanted = [
+        word for name in UNITS for key in ("Wants", "Requires", "BindsTo", "Upholds") for word in words(read(name), key)
+    ]
+    assert SSH not in wanted
+    rules = (SYSTEMD.parent / "packaging" / "debian" / "rules").read_text()
+    assert SSH not in rules
+
+
 def test_an_unconfigured_machine_starts_nothing() -> None:
-    for name in [*ROLES.values(), *SOCKETS.values(), "tee-agent.target"]:
+    for name in [*ROLES.values(), *SOCKETS.values(), SSH, "tee-agent.target"]:
         assert read(name)["ConditionPathExists"] == [str(DEFAULT_PATH)]
 
 
 def test_a_restart_of_the_target_reaches_every_part() -> None:
-    for name in [*ROLES.values(), *SOCKETS.values()]:
+    for name in [*ROLES.values(), *SOCKETS.values(), SSH]:
         assert read(name)["PartOf"] == ["tee-agent.target"]
 
 
