@@ -21,9 +21,11 @@ from agent.daemon.formats import BUNDLE_TYPE, BUNDLES, NOTHING, accepted
 from agent.daemon.journal import Reports
 from agent.daemon.keyapi import KeyApi
 from agent.daemon.keys import KeyRing
+from agent.daemon.metrics import MetricsApi
 from agent.daemon.openapi import Description
 from agent.daemon.payloads import DIGEST_TYPE
 from agent.daemon.report import Reporter
+from agent.daemon.verifyapi import VerifyApi
 from agent.daemon.web import Response
 
 __all__ = ["BUNDLE_TYPE", "DIGEST_TYPE", "ROUTES", "Api", "Dispatch", "Handler"]
@@ -39,6 +41,8 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/keys/{name}/attestation": {"GET": "keys.list"},
     "/v1/attachments/{digest}": {"GET": "keys.list"},
     "/v1/openapi.json": {"GET": "status"},
+    "/v1/verify": {"POST": "verify"},
+    "/metrics": {"GET": "metrics"},
 }
 """All there is, with the access policy's operation for each; a test walks it."""
 TEXTS = frozenset({"context", "audience"})
@@ -54,6 +58,8 @@ class Api:
     named: KeyApi
     reports: Reports
     description: Description
+    verifier: VerifyApi
+    metrics: MetricsApi
 
     def routes(self) -> Routes:
         """ROUTES with their handlers."""
@@ -69,6 +75,8 @@ class Api:
             "/v1/keys/{name}/attestation": {"GET": named.attestation},
             "/v1/attachments/{digest}": {"GET": AttachmentApi(named.means.kept).show},
             "/v1/openapi.json": {"GET": self.description.show},
+            "/v1/verify": {"POST": self.verifier.verify},
+            "/metrics": {"GET": self.metrics.show},
         }
         return {path: {method: handlers[path][method] for method in methods} for path, methods in ROUTES.items()}
 

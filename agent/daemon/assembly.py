@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
+from agent.core.access import Decision, Wish
 from agent.core.bundle_parts import Attachments
 from agent.core.config import Config
 from agent.core.errors import TeeAgentError
@@ -21,18 +22,21 @@ from agent.daemon.audit import Audit
 from agent.daemon.batch import Batcher
 from agent.daemon.formats import Means, whose
 from agent.daemon.front import Front
-from agent.daemon.guard import Guard
+from agent.daemon.guard import Guard, OnDenied
 from agent.daemon.journal import Reports
 from agent.daemon.keyapi import KeyApi
 from agent.daemon.keys import Attester, Complete, KeyRing, Log, Terms
+from agent.daemon.metrics import Metered, MetricsApi, Tally
 from agent.daemon.named import Limits, NamedKeys
 from agent.daemon.names import QUOTER, socket_path
 from agent.daemon.openapi import Description
+from agent.daemon.peers import Caller
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.report import Reporter, service_state
 from agent.daemon.role import Life
 from agent.daemon.sshapi import SshApi
 from agent.daemon.sshfront import SshFront
+from agent.daemon.verifyapi import VerifyApi
 from agent.quoter import local_scope
 
 NONCE_SECONDS = 3.0
@@ -40,6 +44,14 @@ NONCE_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 
 Work = Coroutine[Any, Any, None]
+
+
+@dataclass(frozen=True)
+class Early:
+    """What is made while the process may still read its own files, and before it has a key."""
+
+    description: Description
+    verifier: VerifyApi
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class Signer:
     dispatch: Dispatch
 
     @classmethod
-    def assembled(cls, config: Config, complete: Complete, guard: Guard, description: Description) -> Signer:
+    def assembled(cls, config: Config, complete: Complete, guard: Guard, early: Early) -> Signer:
         """All parts, idle: the audit log is open, nothing runs. Raises as Audit.open.
 
         ``complete`` says what a bundle carries beside the evidence.
@@ -67,7 +79,8 @@ class Signer:
         audit = Audit(config.audit, terms.scope.boot_id)
         audit.open(__version__)
         reports = Reports(audit)
-        quotes, nonce = RemoteQuoter(socket_path(folder, QUOTER)), newest_nonce(folder)
+        tally = Tally()
+        quotes, nonce = Metered(RemoteQuoter(socket_path(folder, QUOTER)), tally), newest_nonce(folder)
         attester = Attester(terms, quotes, complete, nonce, audit.anchor)
         ring = KeyRing(attester)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
@@ -75,11 +88,13 @@ class Signer:
         batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
         front = Front(guard)
         ssh = SshFront(front.admission, SshApi(named, guard, reports))
+        metrics = MetricsApi(tally, ring, named, batcher, audit, front.count)
         reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes, audit.summary)
-        means = Means.of(attached(ring, named))
-        api = Api(ring, batcher, reporter, KeyApi(named, ring, guard, reports, means), reports, description)
-        guard.on_denied = audit.denied
-        return cls(guard, audit, reports, ring, named, batcher, front, ssh, Dispatch(api.routes(), guard, ROUTES))
+        keys = KeyApi(named, ring, guard, reports, Means.of(attached(ring, named)))
+        api = Api(ring, batcher, reporter, keys, reports, early.description, early.verifier, metrics)
+        guard.on_denied = _both(audit, tally)
+        dispatch = Dispatch(api.routes(), guard, ROUTES, tally)
+        return cls(guard, audit, reports, ring, named, batcher, front, ssh, dispatch)
 
     def work(self, life: Life, sock: socket.socket, ssh: socket.socket | None) -> tuple[Work, ...]:
         """What runs for ever beside each other: ``sock`` is served among it, and ``ssh`` to ssh clients."""
@@ -135,6 +150,16 @@ def newest_nonce(folder: Path) -> Callable[[], str | None]:
         return None
 
     return ask
+
+
+def _both(audit: Audit, tally: Tally) -> OnDenied:
+    """A refusal is told to the audit log, and counted."""
+
+    def told(caller: Caller, wish: Wish, decision: Decision) -> None:
+        audit.denied(caller, wish, decision)
+        tally.on_denied(wish)
+
+    return told
 
 
 def _told(life: Life, audit: Audit) -> Log:

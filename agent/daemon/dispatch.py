@@ -47,16 +47,40 @@ class Policy(Protocol):
     def decide(self, caller: Caller, wish: Wish) -> Decision: ...
 
 
+class Tally(Protocol):
+    """agent.daemon.metrics.Tally."""
+
+    def on_answered(self, operation: str) -> None: ...
+
+    def on_refused(self, error: TeeAgentError) -> None: ...
+
+
+class Uncounted:
+    """Nobody counts."""
+
+    def on_answered(self, operation: str) -> None:
+        """Forgotten."""
+
+    def on_refused(self, error: TeeAgentError) -> None:
+        """Likewise."""
+
+
 class Dispatch:
     """Finds the handler, asks the policy, and gives every refusal the same form.
 
-    ``operations`` names what a path and method are about, for the report of a caller who is not listened to.
+    ``operations`` names what a path and method are about, for the report of a caller who is not listened to;
+    ``tally`` counts.
     """
 
     def __init__(
-        self, routes: Routes, policy: Policy, operations: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+        self,
+        routes: Routes,
+        policy: Policy,
+        operations: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        tally: Tally | None = None,
     ) -> None:
         self._policy = policy
+        self._tally = tally or Uncounted()
         self._operations = operations
         self._routes = routes
         parts = ((path, *path.partition("{")) for path in routes)
@@ -75,8 +99,11 @@ class Dispatch:
                 raise Denied("the process that connected has exited", code="denied.peer")
             handler, name = self._find(request)
             wish, act = await handler(Call(request, peer, name))
-            return await act(self._policy.require(peer, wish))
+            response = await act(self._policy.require(peer, wish))
+            self._tally.on_answered(wish.operation)
+            return response
         except TeeAgentError as error:
+            self._tally.on_refused(error)
             response = refusal(error)
             if isinstance(error, Denied):
                 response.close = True

@@ -10,14 +10,15 @@ from functools import partial
 
 from agent import rulefiles
 from agent.core.config import Config
-from agent.daemon import auditdisk, openapi, privileges, sockets
-from agent.daemon.assembly import Signer
+from agent.daemon import auditdisk, openapi, privileges, sockets, verifier
+from agent.daemon.assembly import Early, Signer
 from agent.daemon.completing import completer
 from agent.daemon.guard import Guard
 from agent.daemon.keys import Complete
 from agent.daemon.names import SIGNER, SOCKETS, SSH
 from agent.daemon.openapi import Description
 from agent.daemon.role import Life, begin, live, rehardened
+from agent.daemon.verifyapi import VerifyApi, judged
 
 DESCRIPTORS = 4096
 """Sockets and pidfds of all connections, with room to spare."""
@@ -45,9 +46,10 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
         privileges.leave_network()
     privileges.become(user)
     rehardened()
+    early = Early(description, VerifyApi(verifier.spawn(judged)))
 
     async def main(life: Life) -> None:
-        signer = Signer.assembled(config, complete, guard, description)
+        signer = Signer.assembled(config, complete, guard, early)
         guard.install(life)
         tasks = [asyncio.create_task(each) for each in signer.work(life, listener.sock, ssh.sock if ssh else None)]
         life.notifier.ready(f"serves {listener.path}")
