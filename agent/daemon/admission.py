@@ -70,13 +70,16 @@ class Admission:
         self._guests: set[Guest] = set()
         self._by_uid: Counter[int] = Counter()
         self._denied = 0
+        self._accepting: set[asyncio.Task[None]] = set()
 
     def count(self) -> int:
         """Open connections, permitted or not."""
         return len(self._guests)
 
     async def run(self, sock: socket.socket, welcome: Welcome) -> None:
-        """Accept for ever."""
+        """Accept until ``stop``. Not more than one socket in a task."""
+        if task := asyncio.current_task():
+            self._accepting.add(task)
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
         while True:
@@ -90,6 +93,11 @@ class Admission:
                 await self._take(accepted, welcome)
             except (Denied, OSError):
                 accepted.close()
+
+    def stop(self) -> None:
+        """Accept no more, on any socket: who connects now waits for the next process that listens there."""
+        for task in self._accepting:
+            task.cancel()
 
     async def _take(self, accepted: socket.socket, welcome: Welcome) -> None:
         peer = identify(accepted)

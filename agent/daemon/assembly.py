@@ -108,9 +108,12 @@ class Signer:
             *([self.ssh.run(ssh)] if ssh else []),
         )
 
-    async def close(self) -> None:
-        """Requests under way end, then the audit log does."""
+    async def drain(self) -> None:
+        """Requests under way end. What they wait for must still run."""
         await asyncio.gather(self.front.drain(), self.ssh.drain())
+
+    def close(self) -> None:
+        """The last record."""
         self.audit.close()
 
 

@@ -54,9 +54,10 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
         tasks = [asyncio.create_task(each) for each in signer.work(life, listener.sock, ssh.sock if ssh else None)]
         life.notifier.ready(f"serves {listener.path}")
         await _until_stopped(life, tasks)
+        await signer.drain()
         for task in tasks:
             task.cancel()
-        await signer.close()
+        signer.close()
 
     return live(life, main)
 
