@@ -29,6 +29,7 @@ from agent.verify.jws import verify_jws
 from agent.verify.keydoc import verify_key
 from agent.verify.report import failure_json
 from agent.verify.signed import Judge, KeyVerdict
+from agent.verify.ssh import verify_ssh
 from agent.verify.workload import Workload
 
 MAX_BYTES = 3 << 19
@@ -51,7 +52,9 @@ _MEANT = {
     kinds.JWS: {"key_document", "payload", "audience", "context"},
     kinds.COSE: {"key_document", "payload", "audience", "context"},
     kinds.EAT: {"nonce", "audience"},
+    kinds.SSH: {"key_document", "payload", "context"},
 }
+"""What can be asked of each kind of document."""
 _PARTICULAR = ("key_document", "payload", "nonce", "audience", "context", "use")
 
 
@@ -120,6 +123,8 @@ class Question:
             return verify_key(self.document, judge, use=self.use)
         if kind == kinds.EAT:
             return verify_eat(self.document, judge, nonce=self.nonce, audience=self.audience)
+        if kind == kinds.SSH:
+            return self._ssh(judge)
         if isinstance(self.payload, Payload):
             raise UsageError(f"a {kind} holds its payload: a digest says nothing", hint='"payload": {"data": "..."}')
         verify = verify_jws if kind == kinds.JWS else verify_cose
@@ -141,6 +146,13 @@ class Question:
             context=self.context,
             key=judge.key,
         )
+
+    def _ssh(self, judge: Judge) -> KeyVerdict:
+        payload = self.payload
+        if payload is None:
+            raise UsageError(f"an {kinds.SSH} does not hold what it signs: payload is needed")
+        over = payload if isinstance(payload, Payload) else [payload]
+        return verify_ssh(self.document, self.key_document or b"", judge, payload=over, context=self.context)
 
     def _require_fitting(self, kind: str) -> None:
         meant = _MEANT[kind]
