@@ -31,7 +31,7 @@ COMMANDS = {
     "seal": "Seal a file to this TEE: tee-agent unseal opens it again.",
     "unseal": "Open what tee-agent seal made.",
     "secret": "Get a secret from the attestation service, where the policies permit.",
-    "verify": "Verify a bundle, a key, a JWS, COSE_Sign1 or EAT, offline.",
+    "verify": "Verify a bundle, a key, a JWS, COSE_Sign1, EAT or ssh signature, offline.",
     "evidence": "Collect, show or verify evidence: SNP reports, TDX quotes.",
     "eventlog": "Show a TDX guest's event log, replay it against RTMRs, extend an RTMR.",
     "endorsements": "Fetch, list and prune the vendor's certificates, CRLs and TCB information.",

@@ -12,6 +12,7 @@ from agent.client import Client, Key
 from agent.commandio import client_of, output_option, socket_option, write
 from agent.core.algorithm import ALGORITHMS, ED25519
 from agent.core.canonical import printable
+from agent.core.errors import UsageError
 from agent.deadline import Deadline
 
 HELP = "Make, list, rotate, destroy and attest keys that never leave the agent."
@@ -34,10 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     attest = _action(actions, "attest", "the key's document for relying parties, with its evidence")
     _generation(attest)
     output_option(attest)
+    public = _action(actions, "ssh", "the public key of a key for ssh, as authorized_keys has it")
+    _generation(public)
+    output_option(public)
     parser.epilog = """\
 example:
   tee-agent keys create invoices --use jws --algorithm ECDSA-P256
   tee-agent keys attest invoices -o invoices.key
+  tee-agent keys ssh deploy -o deploy.pub
   tee-agent sign --key invoices invoice.json -o invoice.jws
 """
 
@@ -61,9 +66,19 @@ def run(args: argparse.Namespace) -> int:
         _show(args, client.keys(deadline), _table)
     elif args.action == "attest":
         write(client.attestation(Key(args.name, args.namespace, args.generation), deadline), args.output)
+    elif args.action == "ssh":
+        write(_public(client.key(Key(args.name, args.namespace, args.generation), deadline)), args.output)
     else:
         _show(args, *_one(args, client, deadline))
     return 0
+
+
+def _public(key: Mapping[str, Any]) -> bytes:
+    if "ssh" not in key:
+        raise UsageError(
+            f"the key is for {printable(str(key.get('use')))}, and ssh has no use for it", code="usage.key-use"
+        )
+    return f"{printable(str(key['ssh']))}\n".encode()
 
 
 Shown = Callable[[Mapping[str, Any]], str]

@@ -13,7 +13,7 @@ from agent.deadline import Deadline
 
 HELP = "Have a file signed by the attested key, or by a named one; prints a bundle."
 SIGN_SECONDS = 900.0
-FORMATS = ("bundle", "raw", "jws", "cose", "eat")
+FORMATS = ("bundle", "raw", "jws", "cose", "eat", "ssh")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

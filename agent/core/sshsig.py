@@ -35,7 +35,7 @@ _METHODS = {b"publickey": False, b"publickey-hostbound-v00@openssh.com": True}
 _BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----\n", b"\n-----END SSH SIGNATURE-----"
 _LINES = re.compile(rb"[A-Za-z0-9+/=]{1,76}(?:\n[A-Za-z0-9+/=]{1,76})*")
 _COLUMNS = 70
-MEDIA_TYPE = "application/vnd.openssh.signature"
+MEDIA_TYPE = "application/vnd.tee-agent.sshsig"
 
 
 @dataclass(frozen=True, slots=True)

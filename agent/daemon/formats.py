@@ -1,4 +1,4 @@
-"""What a named key makes of a request, by its use: bundle, raw signature, JWS, COSE_Sign1 or EAT (docs/keys.md).
+"""What a named key makes of a request, by its use: bundle, raw or ssh signature, JWS, COSE_Sign1, EAT (docs/keys.md).
 
 Each maker takes its own options only; the key's evidence is in force when it signs, whatever the body took. Of the
 forms that a use has, Accept chooses one.
@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from agent.core import compact, cose, eat, jws
+from agent.core import compact, cose, eat, jws, sshsig
 from agent.core.bundle import Bundle, Payload
 from agent.core.bundle_parts import base64
 from agent.core.errors import UsageError
+from agent.core.sshwire import PublicKey
 from agent.core.statement import now_in_seconds
 from agent.daemon import accept, body, bulk, payloads
 from agent.daemon.attachments import AGENT, Current, Kept
@@ -38,6 +39,7 @@ OPTIONS: Mapping[str, frozenset[str]] = {
     "jws": frozenset({"context", "audience", "typ"}),
     "cose": frozenset({"context", "audience", "content_type", "detached"}),
     "eat": frozenset({"audience"}),
+    "ssh": frozenset({"context"}),
 }
 """Of the query, by use."""
 ALL_OPTIONS = frozenset().union(*OPTIONS.values())
@@ -112,10 +114,8 @@ def accepted(request: Request, *offered: str) -> str:
 
 
 async def fulfil(order: Order) -> Response:
-    """The answer. Raises UsageError (``usage.key-use`` where a key of this use signs nothing), and as the parts do."""
+    """The answer. Raises UsageError, and as the parts do."""
     use = order.key.use
-    if use not in _MAKERS:
-        raise UsageError(f"a key for {use} signs nothing here", hint="see docs/keys.md", code="usage.key-use")
     if unknown := sorted(order.options.keys() - OPTIONS[use]):
         raise UsageError(f"query: {unknown[0]} means nothing to a key for {use}")
     batch = order.request.content_type == bulk.TYPE
@@ -211,6 +211,17 @@ async def _eat(order: Order) -> Response:
     return _answer(order, key, eat.build(key.sign, key.attachments, claims, form), media_type)
 
 
+async def _ssh(order: Order) -> Response:
+    media_type = order.takes(sshsig.MEDIA_TYPE)
+    if not (namespace := order.option("context")):
+        raise UsageError("context: an ssh signature has a namespace", hint="context=file, as with ssh-keygen -n file")
+    payload = await payloads.payload(order.request)
+    what = sshsig.FileSignature(namespace, sshsig.HASH, payload.digest)
+    signed = what.encode()
+    key = await order.current(order.key)
+    return _answer(order, key, sshsig.build(PublicKey.of(key.attachments.spki), what, key.sign(signed)), media_type)
+
+
 def whose(key: NamedKey) -> str:
     """The key as rules name it."""
     return f"{key.namespace}/{key.name}"
@@ -231,6 +242,7 @@ _MAKERS: Mapping[str, Callable[[Order], Awaitable[Response]]] = {
     "jws": partial(_whole, media_type=JWS_TYPE, maker=_jws_maker),
     "cose": partial(_whole, media_type=COSE_TYPE, maker=_cose_maker),
     "eat": _eat,
+    "ssh": _ssh,
 }
 """What is made of one request, by use."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
+from agent.core import sshsig
 from agent.core.canonical import b64, rfc3339
 from agent.core.errors import TeeAgentError
 from agent.daemon import problem, rpc
@@ -19,6 +20,7 @@ from agent.daemon.batch import Batcher
 from agent.daemon.keys import Attested, KeyRing
 from agent.daemon.named import NamedKey, NamedKeys
 from agent.daemon.names import FETCHER, QUOTER, SIGNER, socket_path
+from agent.daemon.sshapi import public_line
 from agent.daemon.state import State, state_from
 from agent.deadline import Deadline
 
@@ -58,6 +60,7 @@ def describe_named(key: NamedKey) -> dict[str, Any]:
         "newest": key.newest,
         "created": rfc3339(key.created),
         "ends": rfc3339(key.ends) if key.ends else None,
+        **({"ssh": public_line(key)} if key.use == sshsig.USE else {}),
         **describe_key(key),
     }
 

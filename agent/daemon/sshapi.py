@@ -60,6 +60,11 @@ def comment(key: NamedKey) -> str:
     return f"{full_name(key)}#{key.generation} {key.attachments.key_sha256.hex()}"
 
 
+def public_line(key: NamedKey) -> str:
+    """The public key as ssh's files have it."""
+    return PublicKey.of(key.attachments.spki).line(comment(key))
+
+
 class Session:
     """One connection: its requests in order, and what it was bound to."""
 

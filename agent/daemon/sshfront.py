@@ -24,7 +24,8 @@ STALL_SECONDS = 10.0
 IDLE_SECONDS = 300.0
 """Between two requests."""
 DRAIN_SECONDS = 10.0
-_CHUNK = 4096
+_BUFFER = memoryview(bytearray(4096))
+"""Where all connections read to: what came is copied out before the event loop goes on."""
 
 _LOGGER = logging.getLogger("tee-agent.ssh")
 
@@ -35,7 +36,6 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, session: Session, guest: Guest, closed: Callable[[Connection], None]) -> None:
         self._session, self._guest, self._closed = session, guest, closed
         self._frames = Frames()
-        self._room = memoryview(bytearray(_CHUNK))
         self._waiting: deque[bytes] = deque()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -47,12 +47,12 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, _: int) -> memoryview:
-        return self._room
+        return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
         began = self._frames.partial
         try:
-            self._waiting.extend(self._frames.feed(self._room[:nbytes]))
+            self._waiting.extend(self._frames.feed(_BUFFER[:nbytes]))
         except FormatError:
             self._transport.abort()
             return

@@ -131,6 +131,12 @@ class Question:
         asked: dict[str, Any] = {"payload": self.payload, "context": self.context, "audience": self.audience}
         return verify(self.document, self.key_document or b"", judge, **asked)
 
+    def _ssh(self, judge: Judge) -> KeyVerdict:
+        if self.payload is None:
+            raise UsageError("an ssh signature does not hold what it signs: payload is needed")
+        payload = self.payload if isinstance(self.payload, Payload) else [self.payload]
+        return verify_ssh(self.document, self.key_document or b"", judge, payload=payload, context=self.context)
+
     def _bundle(self, judge: Judge) -> BundleVerdict:
         if self.nonce is not None and len(self.nonce) < NONCE_MIN:
             raise UsageError(f"the nonce of a bundle has {NONCE_MIN} bytes at the least")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent.core import sshsig
 from agent.core.algorithm import ALGORITHMS
 from agent.core.errors import TeeAgentError
 from agent.daemon.api import DIGEST_TYPE
@@ -19,6 +20,7 @@ from agent.verify.cose import verify_cose
 from agent.verify.eat import verify_eat
 from agent.verify.jws import verify_jws
 from agent.verify.keydoc import verify_key
+from agent.verify.ssh import verify_ssh
 from tests.support import keys
 from tests.support.daemon import GROUP, MEMBER, STRANGER, Daemon, Reply, as_user, open_folder, running_daemon
 from tests.support.keys import FORMATS, create, document, sign
@@ -43,9 +45,9 @@ def daemon(pki_state: Path) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def made(daemon: Daemon) -> dict[str, str]:
     """A key of each use, by use."""
-    for use in (*FORMATS, "ssh"):
+    for use in FORMATS:
         create(daemon, f"one-{use}", use)
-    return {use: f"one-{use}" for use in (*FORMATS, "ssh")}
+    return {use: f"one-{use}" for use in FORMATS}
 
 
 def refused(reply: Reply, status: int, code: str) -> None:
@@ -56,6 +58,17 @@ def refused(reply: Reply, status: int, code: str) -> None:
 @pytest.mark.parametrize("use", FORMATS)
 def test_every_algorithm_signs_for_every_use(daemon: Daemon, use: str, algorithm: str, tmp_path: Path) -> None:
     name = f"{use}-{algorithm.lower()}"
+    if (use, algorithm) == ("ssh", "ECDSA-secp256k1"):
+        refused(
+            daemon.post(
+                "/v1/keys",
+                json.dumps({"name": name, "use": use, "algorithm": algorithm}).encode(),
+                Content_Type="application/json",
+            ),
+            400,
+            "usage",
+        )
+        return
     said = create(daemon, name, use, algorithm)
     assert (said["algorithm"], said["use"], said["statement"]["owner"]) == (algorithm, use, "uid-0")
     reply = sign(daemon, name, use, PAYLOAD)
@@ -68,7 +81,7 @@ def test_every_algorithm_signs_for_every_use(daemon: Daemon, use: str, algorithm
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("use", [*FORMATS, "ssh"])
+@pytest.mark.parametrize("use", FORMATS)
 def test_a_key_signs_for_its_use_only(daemon: Daemon, made: dict[str, str], use: str, format_: str) -> None:
     """The agent refuses, and so does every verifier, each pair of uses."""
     reply = sign(daemon, made[use], format_, PAYLOAD, f"?format={format_}")
@@ -92,8 +105,33 @@ def test_what_one_use_signed_passes_for_no_other(
                 verify(signed, key)
 
 
-def test_ssh_keys_sign_nothing_here(daemon: Daemon, made: dict[str, str]) -> None:
-    refused(daemon.post(f"/v1/keys/{made['ssh']}/sign", PAYLOAD), 409, "usage.key-use")
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("", "usage"),
+        ("?context=", "usage"),
+        ("?context=ssh-auth", "format"),
+        ("?context=" + "x" * 257, "format.oversized"),
+        ("?context=file&audience=x", "usage"),
+        ("?context=file&typ=JWT", "usage"),
+    ],
+)
+def test_ssh_signatures_have_a_namespace(daemon: Daemon, made: dict[str, str], query: str, code: str) -> None:
+    reply = daemon.post(f"/v1/keys/{made['ssh']}/sign{query}", PAYLOAD)
+    assert (reply.status, reply.json["code"].partition(".")[0]) == (400, code.partition(".")[0])
+
+
+def test_ssh_by_digest_and_as_the_list_shows_it(daemon: Daemon, made: dict[str, str]) -> None:
+    path, said = (
+        f"/v1/keys/{made['ssh']}",
+        {"alg": "sha-512", "digest": hashlib.sha512(PAYLOAD).hexdigest(), "size": 22},
+    )
+    reply = daemon.post(f"{path}/sign?context=file", json.dumps(said).encode(), Content_Type=DIGEST_TYPE)
+    assert reply.headers["Content-Type"] == sshsig.MEDIA_TYPE
+    verdict = verify_ssh(reply.body, document(daemon, made["ssh"]), keys.judge(daemon), payload=[PAYLOAD])
+    shown = daemon.request("GET", path).json
+    assert shown["ssh"] == f"{verdict.said['ssh']} uid-0/{made['ssh']}#1 {shown['id']}"
+    assert "ssh" not in daemon.request("GET", f"/v1/keys/{made['jws']}").json
 
 
 @pytest.mark.parametrize("algorithm", ["ECDSA-P256", "ECDSA-P384", "ECDSA-secp256k1"])

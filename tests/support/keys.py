@@ -17,12 +17,15 @@ from agent.verify.eat import verify_eat
 from agent.verify.evidence import genuine_anchors
 from agent.verify.jws import verify_jws
 from agent.verify.signed import Judge
+from agent.verify.ssh import verify_ssh
 from agent.verify.workload import Workload
 from tests.support.daemon import Daemon, Reply
 
 NONCE = bytes(range(100, 132))
 TOKEN = json.dumps({"nonce": NONCE.hex()}).encode()
-FORMATS = ("bundle", "raw", "jws", "cose", "eat")
+FORMATS = ("bundle", "raw", "jws", "cose", "eat", "ssh")
+NAMESPACE = "file"
+"""Of ssh signatures."""
 
 
 def create(daemon: Daemon, name: str, use: str, algorithm: str = "Ed25519", **more: Any) -> dict[str, Any]:
@@ -37,6 +40,8 @@ def create(daemon: Daemon, name: str, use: str, algorithm: str = "Ed25519", **mo
 def sign(daemon: Daemon, name: str, use: str, payload: bytes, query: str = "") -> Reply:
     """What the key makes of ``payload``; of a nonce where it makes tokens."""
     path = f"/v1/keys/{name}/sign{query}"
+    if use == "ssh":
+        path += f"{'&' if query else '?'}context={NAMESPACE}"
     if use == "eat":
         return daemon.post(path, TOKEN, Content_Type="application/json")
     return daemon.post(path, payload, Content_Type="application/octet-stream")
@@ -64,6 +69,7 @@ def verifiers(daemon: Daemon, payload: bytes, folder: Path) -> dict[str, Callabl
         "jws": lambda data, key: verify_jws(data, key, asked, payload=payload),
         "cose": lambda data, key: verify_cose(data, key, asked, payload=payload),
         "eat": lambda data, _: verify_eat(data, asked, nonce=NONCE),
+        "ssh": lambda data, key: verify_ssh(data, key, asked, payload=[payload], context=NAMESPACE),
     }
 
 

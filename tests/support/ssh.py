@@ -90,7 +90,7 @@ def ask(path: Path, *messages: bytes) -> list[bytes]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(60)
         sock.connect(str(path))
-        found = []
+        found: list[bytes] = []
         for message in messages:
             sock.sendall(message)
             found += answers(sock, 1)
