@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from agent.core.audit import MAX_LINE, SEVERITIES, Chain, Head, Record, broken, read
+from agent.core.audit import MAX_LINE, SEVERITIES, Chain, Head, Points, Record, broken, read
 from agent.core.canonical import MAX_INTEGER, shown
 from agent.core.errors import TeeAgentError, UsageError, VerificationError
 from agent.daemon.auditdisk import CURRENT, READ, full_files
@@ -43,18 +43,18 @@ class Line:
     record: Record | None
 
 
-def verify_files(paths: list[Path], expected: bytes | None) -> Verified:
+def verify_files(paths: list[Path], expected: bytes | None, points: Points | None = None) -> Verified:
     """Files in the order given. Raises VerificationError naming file and line, UsageError."""
-    return _verify(_named(paths), expected, patient=False)
+    return _verify(_named(paths), Chain(expected, points), patient=False)
 
 
-def verify_folder(folder: Path, expected: bytes | None) -> Verified:
+def verify_folder(folder: Path, expected: bytes | None, points: Points | None = None) -> Verified:
     """The log in use. Raises as verify_files."""
-    return _verify(_streams(folder), expected, patient=True)
+    return _verify(_streams(folder), Chain(expected, points), patient=True)
 
 
-def _verify(streams: Iterator[tuple[str, BinaryIO]], expected: bytes | None, *, patient: bool) -> Verified:
-    chain, files, counts = Chain(expected), [], dict.fromkeys(SEVERITIES, 0)
+def _verify(streams: Iterator[tuple[str, BinaryIO]], chain: Chain, *, patient: bool) -> Verified:
+    files, counts = list[str](), dict.fromkeys(SEVERITIES, 0)
     for name, stream in streams:
         files.append(name)
         number = 0

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from agent.core.canonical import MAX_INTEGER, Reader, decode, encode, is_text, shown
 from agent.core.errors import FormatError, TeeAgentError, VerificationError
@@ -121,11 +121,23 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) <= MAX_INTEGER)
 
 
-class Chain:
-    """Takes a log's lines one by one; memory does not grow. ``expected``: a head that must be among them."""
+class Points(Protocol):
+    """What else a log is held against while it is read (agent.core.auditpoints). Both raise VerificationError."""
 
-    def __init__(self, expected: bytes | None = None) -> None:
+    def take(self, record: Record, line_digest: bytes) -> None:
+        """The next record, which follows the one before."""
+
+    def end(self, last: int) -> None:
+        """All is read; ``last`` is the last record's number."""
+
+
+class Chain:
+    """Takes a log's lines one by one; memory does not grow. ``expected``: a head that must be among them; ``points``
+    must be too."""
+
+    def __init__(self, expected: bytes | None = None, points: Points | None = None) -> None:
         self._expected = expected
+        self._points = points
         self._after: int | None = None
         self._head: Head | None = None
 
@@ -137,6 +149,8 @@ class Chain:
             raise broken(f"no audit record: {error.message}") from error
         self._require_next(found, begins_file=begins_file)
         self._head = Head(found.seq, digest(line), self._head.first if self._head else found, found)
+        if self._points:
+            self._points.take(found, self._head.digest)
         if self._after is not None:
             self._after += 1
         elif self._head.digest == self._expected:
@@ -163,6 +177,8 @@ class Chain:
             raise broken("there is no record")
         if self._expected is not None and self._after is None:
             raise broken(f"no record is the head {self._expected.hex()}: the log was cut or made anew")
+        if self._points:
+            self._points.end(head.seq)
         return Head(head.seq, head.digest, head.first, head.last, self._after or 0)
 
 

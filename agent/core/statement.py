@@ -26,7 +26,7 @@ MAX_BYTES = 4096
 TEXT_BYTES = 256
 """Longest owner and audience, in UTF-8 bytes."""
 
-_BOOT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+BOOT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*", re.ASCII)
 _KEYS = frozenset(
     {
@@ -148,7 +148,7 @@ def _read(document: Any) -> dict[str, Any]:
         "expires": reader.time("expires"),
         "owner": reader.text("owner", TEXT_BYTES),
         "audience": reader.text("audience", TEXT_BYTES),
-        "boot_id": reader.text("boot_id", 36, _BOOT_ID, "a boot id (lower-case UUID)"),
+        "boot_id": reader.text("boot_id", 36, BOOT_ID, "a boot id (lower-case UUID)"),
         "time_source": _one_of(reader, "time_source", TIME_SOURCES),
         "tas_nonce": _tas_nonce(reader.item("tas_nonce")),
         "agent_version": reader.text("agent_version", 64, _WORD, "a version"),
