@@ -25,7 +25,7 @@ COMMANDS = {
     "policy": "Draft a policy for this machine, predict the next boot, tighten after it.",
     "preflight": "Will this machine boot unattended? Tries all of it but opening.",
     "status": "Show on one screen whether this machine can attest, unlock and sign.",
-    "sign": "Have a file signed by the attested key, or by a named one; prints a bundle.",
+    "sign": "Have files signed by the attested key, or by a named one; prints a bundle.",
     "challenge": "Answer a relying party's nonce with evidence made now.",
     "keys": "Make, list, rotate, destroy and attest keys that never leave the agent.",
     "seal": "Seal a file to this TEE: tee-agent unseal opens it again.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +16,9 @@ from typing import Any
 from agent.core.errors import DeadlineExceeded, ProtocolError, TeeAgentError, TransportError
 from agent.core.ports import Deadline
 from agent.daemon import problem
-from agent.tee_agent_client import Agent, AgentError, Unreachable
+from agent.tee_agent_client import BATCH, Agent, AgentError, Unreachable
 
+ANYTHING = "*/*"
 OCTETS: Mapping[str, str] = MappingProxyType({"Content-Type": "application/octet-stream"})
 
 
@@ -56,11 +57,12 @@ class Client:
         """GET /v1/keys, as in docs/api.md."""
         return self._json(self._request("GET", "/v1/keys", deadline))
 
-    def sign(self, payload: Iterator[bytes], *, context: str, audience: str, deadline: Deadline) -> bytes:
-        """A bundle over all chunks of ``payload``, in constant memory."""
-        query = {name: value for name, value in (("context", context), ("audience", audience)) if value}
-        path = "/v1/sign" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        return self._request("POST", path, deadline, payload, OCTETS)
+    def sign(
+        self, payload: Iterator[bytes], *, context: str, audience: str, deadline: Deadline, accept: str = ANYTHING
+    ) -> bytes:
+        """A bundle over all chunks of ``payload``, in constant memory; ``accept`` chooses its form."""
+        path = _own({"context": context, "audience": audience})
+        return self._request("POST", path, deadline, payload, {**OCTETS, "Accept": accept})
 
     def create_key(self, document: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
         """POST /v1/keys with ``document`` as in docs/keys.md: the key's description."""
@@ -83,17 +85,37 @@ class Client:
         """A named key's document for relying parties (docs/formats.md)."""
         return self._request("GET", which.path("/attestation"), deadline)
 
-    def sign_with(self, which: Key, payload: Iterator[bytes], options: Mapping[str, str], deadline: Deadline) -> bytes:
+    def sign_with(
+        self,
+        which: Key,
+        payload: Iterator[bytes],
+        options: Mapping[str, str],
+        deadline: Deadline,
+        accept: str = ANYTHING,
+    ) -> bytes:
         """What a named key makes of ``payload``; ``options`` as in docs/keys.md."""
-        return self._request("POST", which.path("/sign", options), deadline, payload, OCTETS)
+        headers = {**OCTETS, "Accept": accept}
+        return self._request("POST", which.path("/sign", options), deadline, payload, headers)
+
+    def batch(
+        self, which: Key | None, items: Sequence[Mapping[str, Any]], options: Mapping[str, str], deadline: Deadline
+    ) -> dict[str, Any]:
+        """Signatures over up to 1,000 ``items`` (``{"data"}`` or ``{"digest"}``); None: by the agent's own key."""
+        path = which.path("/sign", options) if which else _own(options)
+        body = json.dumps({"payloads": list(items)}).encode()
+        return self._json(self._request("POST", path, deadline, body, {"Content-Type": BATCH}))
+
+    def attachments(self, digest: bytes, deadline: Deadline) -> bytes:
+        """The attachments document that compact bundles name by this digest."""
+        return self._request("GET", f"/v1/attachments/{digest.hex()}", deadline)
 
     def token(self, which: Key, document: Mapping[str, Any], options: Mapping[str, str], deadline: Deadline) -> bytes:
         """An EAT by a key for it; ``document`` has the nonce."""
         return self._post(which.path("/sign", options), document, deadline)
 
-    def challenge(self, document: Mapping[str, Any], deadline: Deadline) -> bytes:
+    def challenge(self, document: Mapping[str, Any], deadline: Deadline, accept: str = ANYTHING) -> bytes:
         """POST /v1/challenge with ``document`` as in docs/api.md: a bundle with evidence over the nonce in it."""
-        return self._post("/v1/challenge", document, deadline)
+        return self._post("/v1/challenge", document, deadline, accept)
 
     def seal(self, data: bytes, context: str, deadline: Deadline) -> bytes:
         """POST /v1/seal: a sealed blob (docs/sealing.md)."""
@@ -111,9 +133,9 @@ class Client:
         """GET /v1/secrets, as in docs/api.md."""
         return self._json(self._request("GET", "/v1/secrets", deadline))
 
-    def _post(self, path: str, document: Mapping[str, Any], deadline: Deadline) -> bytes:
+    def _post(self, path: str, document: Mapping[str, Any], deadline: Deadline, accept: str = ANYTHING) -> bytes:
         body = json.dumps(document).encode()
-        return self._request("POST", path, deadline, body, {"Content-Type": "application/json"})
+        return self._request("POST", path, deadline, body, {"Content-Type": "application/json", "Accept": accept})
 
     def _request(
         self,
@@ -131,6 +153,11 @@ class Client:
 
     def _json(self, data: bytes) -> dict[str, Any]:
         return _object(data, self._path)
+
+
+def _own(options: Mapping[str, str]) -> str:
+    query = urllib.parse.urlencode({name: value for name, value in options.items() if value})
+    return f"/v1/sign?{query}" if query else "/v1/sign"
 
 
 def _with_context(path: str, context: str) -> str:

@@ -1,53 +1,95 @@
-"""tee-agent sign: a signature over a file by the running agent, a bundle where nothing else is asked for."""
+"""tee-agent sign: signatures over files by the running agent, bundles where nothing else is asked for."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from agent.client import Key
+from agent.client import ANYTHING, Client, Key
 from agent.commandio import chunks, client_of, digest_document, nonce_hex, output_option, socket_option, write
-from agent.core.errors import UsageError
+from agent.core import canonical, compact
+from agent.core.errors import ProtocolError, UsageError
 from agent.deadline import Deadline
 
-HELP = "Have a file signed by the attested key, or by a named one; prints a bundle."
+HELP = "Have files signed by the attested key, or by a named one; prints a bundle."
 SIGN_SECONDS = 900.0
 FORMATS = ("bundle", "raw", "jws", "cose", "eat", "ssh")
+BATCH = 1000
+"""Files in one request."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", nargs="?", help="what to sign; - for standard input")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="what to sign; - for standard input")
     parser.add_argument("--context", default="", metavar="TEXT", help="what the signature is for; verify --context")
     parser.add_argument("--audience", default="", metavar="TEXT", help="whom it is for; verify --audience")
     parser.add_argument("--fresh", metavar="NONCE", help="a relying party's nonce (16 to 64 bytes, hex): new evidence")
+    parser.add_argument("--compact", action="store_true", help="a bundle that names its attachments by their digest")
+    parser.add_argument("--attachments-to", metavar="OUT", help="write the attachments of a compact bundle here")
+    parser.add_argument("--into", metavar="FOLDER", help="many files: compact bundles and attachments, written here")
     _key_options(parser.add_argument_group("with a named key"))
     output_option(parser)
     socket_option(parser)
     parser.epilog = """\
-example:
+examples:
   tee-agent sign report.pdf --context invoices -o report.bundle
   tee-agent sign --key invoices invoice.json -o invoice.jws
+  tee-agent sign dist/*.deb --context release --into signatures
   tee-agent verify report.bundle --payload report.pdf --context invoices --policy policy.json
 """
 
 
 def run(args: argparse.Namespace) -> int:
     nonce = nonce_hex(args.fresh, "--fresh") if args.fresh is not None else None
-    token = args.format == "eat"
-    _require_sense(args, token=token)
+    _require_sense(args)
     client = client_of(args)
     deadline = Deadline(SIGN_SECONDS, "signature")
-    if token and nonce is not None:
-        made = client.token(_key(args), {"nonce": nonce, "form": args.form}, _options(args), deadline)
-    elif args.key:
-        made = client.sign_with(_key(args), chunks(args.file), _options(args), deadline)
-    elif nonce is None:
-        made = client.sign(chunks(args.file), context=args.context, audience=args.audience, deadline=deadline)
-    else:
-        made = client.challenge(_challenge(chunks(args.file), nonce, args.context, args.audience), deadline)
+    if args.into is not None:
+        _sign_many(args, client, deadline)
+        return 0
+    made = _sign(args, client, nonce, deadline)
+    if args.attachments_to:
+        write(client.attachments(compact.decode(made).attachments, deadline), args.attachments_to)
     write(made, args.output)
     return 0
+
+
+def _sign(args: argparse.Namespace, client: Client, nonce: str | None, deadline: Deadline) -> bytes:
+    accept = compact.MEDIA_TYPE if args.compact else ANYTHING
+    if args.format == "eat":
+        return client.token(_key(args), {"nonce": nonce, "form": args.form}, _options(args), deadline)
+    payload = chunks(args.files[0])
+    if args.key:
+        return client.sign_with(_key(args), payload, _options(args), deadline, accept)
+    if nonce is None:
+        return client.sign(payload, context=args.context, audience=args.audience, deadline=deadline, accept=accept)
+    return client.challenge(_challenge(payload, nonce, args.context, args.audience), deadline, accept)
+
+
+def _sign_many(args: argparse.Namespace, client: Client, deadline: Deadline) -> None:
+    """NAME.compact for each file, and DIGEST.attachments for what they have in common."""
+    folder, which = Path(args.into), _key(args) if args.key else None
+    for start in range(0, len(args.files), BATCH):
+        files = args.files[start : start + BATCH]
+        items = [{"digest": digest_document(chunks(file))} for file in files]
+        answer = client.batch(which, items, _options(args), deadline)
+        digest, made = _compact_bundles(answer, len(items))
+        write(client.attachments(digest, deadline), str(folder / f"{digest.hex()}.attachments"))
+        for file, data in zip(files, made, strict=True):
+            write(data, str(folder / f"{Path(file).name}.compact"))
+
+
+def _compact_bundles(answer: dict[str, Any], count: int) -> tuple[bytes, Sequence[bytes]]:
+    """The attachments' digest and as many bundles, in their canonical bytes. Raises ProtocolError, FormatError."""
+    signatures = answer.get("signatures")
+    if not isinstance(signatures, list) or len(signatures) != count:
+        raise ProtocolError(f"the agent did not answer with {count} signatures")
+    made = [canonical.encode(one) for one in signatures]
+    digests = {compact.decode(data).attachments for data in made}
+    if len(digests) != 1:
+        raise ProtocolError("the signatures of one batch have different attachments")
+    return digests.pop(), made
 
 
 def _key_options(group: Any) -> None:
@@ -60,15 +102,33 @@ def _key_options(group: Any) -> None:
     group.add_argument("--detached", action="store_true", help="leave the payload out of a COSE_Sign1")
 
 
-def _require_sense(args: argparse.Namespace, *, token: bool) -> None:
+def _require_sense(args: argparse.Namespace) -> None:
+    token, count = args.format == "eat", len(args.files)
     if not args.key and (args.format not in (None, "bundle") or args.namespace or args.generation):
         raise UsageError("--format, --namespace and --generation are about a named key: --key NAME")
-    if token and (args.file is not None or args.fresh is None):
+    if token and (count or args.fresh is None):
         raise UsageError("an EAT signs a nonce and no file: --key NAME --format eat --fresh NONCE")
-    if not token and args.file is None:
+    if not token and not count:
         raise UsageError("what is to be signed? FILE, or - for standard input")
     if args.key and args.fresh is not None and not token:
         raise UsageError("--fresh is for the agent's own key, and for --format eat")
+    if args.compact and args.format not in (None, "bundle"):
+        raise UsageError(f"--compact is about bundles, not --format {args.format}")
+    if args.attachments_to and not args.compact:
+        raise UsageError("--attachments-to is about a compact bundle: --compact")
+    _require_folder(args)
+
+
+def _require_folder(args: argparse.Namespace) -> None:
+    if args.into is None:
+        if len(args.files) > 1:
+            raise UsageError("several files are signed into a folder: --into FOLDER")
+        return
+    if args.fresh is not None or args.attachments_to or args.format not in (None, "bundle"):
+        raise UsageError("--into is for compact bundles: not with --fresh, --attachments-to or another --format")
+    names = [Path(file).name for file in args.files]
+    if len(set(names)) != len(names) or "" in names or "-" in names:
+        raise UsageError("--into names signatures after their files: each needs a name of its own")
 
 
 def _key(args: argparse.Namespace) -> Key:

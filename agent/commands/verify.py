@@ -7,8 +7,9 @@ import json
 import sys
 from datetime import timedelta
 
-from agent.core import eat
+from agent.core import attachdoc, compact, eat
 from agent.core.bundle import TEXT_BYTES, Payload
+from agent.core.bundle_parts import MAX_BYTES as MAX_ATTACHMENTS
 from agent.core.challenge import NONCE_MIN
 from agent.core.cose import MAX_PAYLOAD
 from agent.core.errors import FormatError, UsageError, VerificationError
@@ -34,12 +35,14 @@ _EXAMPLE = """examples:
   tee-agent verify release.bundle --payload release.tar --policy policy.json
   tee-agent verify release.bundle --payload release.tar --measurement 0f3a... --audience ci.example
   tee-agent verify release.bundle --any-workload --json
+  tee-agent verify release.compact --attachments agent.attachments --payload release.tar --policy policy.json
   tee-agent verify order.jws --key-document shop.key --policy policy.json --context orders
   tee-agent verify release.sig --key-document ci.key --payload release.tar --context file --policy policy.json
   tee-agent verify token.eat --policy policy.json --nonce 6b1f... --audience ci.example
 """
 _OPTIONS = {
     kinds.BUNDLE: ("payload", "nonce", "audience", "context"),
+    kinds.COMPACT: ("attachments", "payload", "nonce", "audience", "context"),
     kinds.KEY: ("use",),
     kinds.JWS: ("key_document", "payload", "audience", "context"),
     kinds.COSE: ("key_document", "payload", "audience", "context"),
@@ -47,7 +50,7 @@ _OPTIONS = {
     kinds.SSH: ("key_document", "payload", "context"),
 }
 """What can be asked of each kind of file."""
-_ASKED = ("key_document", "payload", "nonce", "audience", "context", "use")
+_ASKED = ("key_document", "attachments", "payload", "nonce", "audience", "context", "use")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLE
     parser.add_argument(
         "bundle", metavar="FILE", help="bundle, key document, JWS, COSE_Sign1, EAT or ssh signature; - for stdin"
+    )
+    parser.add_argument(
+        "--attachments", metavar="FILE", help="compact bundle: its attachments, or a bundle or key document with them"
     )
     parser.add_argument("--payload", metavar="FILE", help="what should have been signed; - for standard input")
     parser.add_argument("--key-document", metavar="FILE", help="JWS, COSE, ssh: the signing key's document; - likewise")
@@ -88,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         data = read_file(args.bundle, kinds.MAX_BYTES)
         kind = kinds.kind_of(data)
         _require_fitting(args, kind)
-        verdict = _verify_bundle(args, data) if kind == kinds.BUNDLE else _verify(args, kind, data)
+        verdict = _verify(args, kind, data)
     except (FormatError, VerificationError) as error:
         if args.json:
             _print(json.dumps(failure_json(error), indent=2))
@@ -112,7 +118,7 @@ def _summary(verdict: BundleVerdict | KeyVerdict) -> str:
 
 
 def _require_options(args: argparse.Namespace) -> None:
-    if [args.bundle, args.payload, args.key_document].count("-") > 1:
+    if [args.bundle, args.payload, args.key_document, args.attachments].count("-") > 1:
         what = "bundle and payload" if args.payload == args.bundle == "-" else "two files"
         raise UsageError(f"{what} can't both come from standard input")
     if args.skew < 0:
@@ -126,6 +132,11 @@ def _require_fitting(args: argparse.Namespace, kind: str) -> None:
             f"a {kind} does not hold its signer's evidence: --key-document FILE is needed",
             hint="every attested key has one (docs/formats.md)",
         )
+    if kind == kinds.COMPACT and args.attachments is None:
+        raise UsageError(
+            "a compact bundle names its evidence by a digest: --attachments FILE is needed",
+            hint="the agent that signed has it: GET /v1/attachments/DIGEST (docs/bundle.md)",
+        )
     if kind == kinds.SSH and args.payload is None:
         raise UsageError(f"an {kind} does not hold what it signs: --payload FILE is needed")
     for name in _ASKED:
@@ -133,7 +144,16 @@ def _require_fitting(args: argparse.Namespace, kind: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} means nothing for this file, a {kind}")
 
 
-def _verify(args: argparse.Namespace, kind: str, data: bytes) -> KeyVerdict:
+def _verify(args: argparse.Namespace, kind: str, data: bytes) -> BundleVerdict | KeyVerdict:
+    if kind == kinds.COMPACT:
+        attachments = attachdoc.decode_any(read_file(args.attachments, MAX_ATTACHMENTS))
+        data = compact.join(compact.decode(data), attachments).encode()
+    if kind in (kinds.BUNDLE, kinds.COMPACT):
+        return _verify_bundle(args, data)
+    return _verify_other(args, kind, data)
+
+
+def _verify_other(args: argparse.Namespace, kind: str, data: bytes) -> KeyVerdict:
     judge = Judge(
         at=options.instant(args.at),
         workload=_workload(args),

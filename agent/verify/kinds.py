@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from agent.core import bundle, canonical, cose, eat, jws, keydoc, sshsig
+from agent.core import bundle, canonical, compact, cose, eat, jws, keydoc, sshsig
 from agent.core.errors import FormatError
 
 BUNDLE, KEY, JWS, COSE, EAT, SSH = "bundle", "key document", "JWS", "COSE_Sign1", "EAT", "ssh signature"
+COMPACT = "compact bundle"
 MAX_BYTES = max(bundle.MAX_BYTES, keydoc.MAX_BYTES, jws.MAX_BYTES, cose.MAX_BYTES, eat.MAX_BYTES)
 """Longest file of any kind."""
 
 
 def kind_of(data: bytes) -> str:
-    """One of the six. What is none of them is taken for a bundle, whose reader says what is wrong. Raises nothing."""
+    """One of the seven. What is none of them is taken for a bundle, whose reader says what is wrong. Raises nothing."""
     if sshsig.is_armored(data):
         return SSH
     try:
@@ -20,6 +21,7 @@ def kind_of(data: bytes) -> str:
         if data[:3] == b"eyJ":
             header = canonical.parse(jws.unb64url(data.split(b".", 1)[0], JWS), JWS, jws.MAX_HEADER)
             return EAT if header.get("typ") == eat.JWT_TYPE else JWS
-        return KEY if canonical.parse(data, "document", MAX_BYTES).get("type") == keydoc.TYPE else BUNDLE
+        kind = canonical.parse(data, "document", MAX_BYTES).get("type")
+        return {keydoc.TYPE: KEY, compact.TYPE: COMPACT}.get(kind, BUNDLE) if isinstance(kind, str) else BUNDLE
     except FormatError:
         return {b"\xd2": COSE, b"e": JWS}.get(data[:1], BUNDLE)

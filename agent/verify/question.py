@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agent.core import canonical, eat
+from agent.core import attachdoc, canonical, compact, eat
 from agent.core.bundle import TEXT_BYTES, Payload
 from agent.core.challenge import NONCE_MAX, NONCE_MIN
 from agent.core.cose import MAX_PAYLOAD
@@ -38,6 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
     "policy": None,
     "any_workload": False,
     "key_document": None,
+    "attachments": None,
     "payload": None,
     "context": None,
     "audience": None,
@@ -48,14 +49,14 @@ DEFAULTS: Mapping[str, Any] = {
 }
 _MEANT = {
     kinds.BUNDLE: {"payload", "nonce", "audience", "context"},
+    kinds.COMPACT: {"attachments", "payload", "nonce", "audience", "context"},
     kinds.KEY: {"use"},
     kinds.JWS: {"key_document", "payload", "audience", "context"},
     kinds.COSE: {"key_document", "payload", "audience", "context"},
     kinds.EAT: {"nonce", "audience"},
     kinds.SSH: {"key_document", "payload", "context"},
 }
-"""What can be asked of each kind of document."""
-_PARTICULAR = ("key_document", "payload", "nonce", "audience", "context", "use")
+_PARTICULAR = ("key_document", "attachments", "payload", "nonce", "audience", "context", "use")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Question:
     policy: bytes | None
     any_workload: bool
     key_document: bytes | None
+    attachments: bytes | None
     payload: bytes | Payload | None
     context: str | None
     audience: str | None
@@ -88,6 +90,7 @@ class Question:
             policy=given("policy", lambda: _policy(reader.item("policy"))),
             any_workload=_true_or_false(reader),
             key_document=given("key_document", lambda: _octets(reader.item("key_document"), "key_document", MAX_KEY)),
+            attachments=given("attachments", lambda: _octets(reader.item("attachments"), "attachments", MAX_KEY)),
             payload=given("payload", lambda: _payload(reader.item("payload"))),
             context=given("context", lambda: reader.text("context", TEXT_BYTES)),
             audience=given("audience", lambda: reader.text("audience", TEXT_BYTES)),
@@ -118,7 +121,10 @@ class Question:
         workload = Workload(policy, any_workload=self.any_workload)
         judge = Judge(self.at or now, workload, anchors, key=self.key)
         if kind == kinds.BUNDLE:
-            return self._bundle(judge)
+            return self._bundle(self.document, judge)
+        if kind == kinds.COMPACT:
+            attachments = attachdoc.decode_any(self.attachments or b"")
+            return self._bundle(compact.join(compact.decode(self.document), attachments).encode(), judge)
         if kind == kinds.KEY:
             return verify_key(self.document, judge, use=self.use)
         if kind == kinds.EAT:
@@ -137,11 +143,11 @@ class Question:
         payload = self.payload if isinstance(self.payload, Payload) else [self.payload]
         return verify_ssh(self.document, self.key_document or b"", judge, payload=payload, context=self.context)
 
-    def _bundle(self, judge: Judge) -> BundleVerdict:
+    def _bundle(self, document: bytes, judge: Judge) -> BundleVerdict:
         if self.nonce is not None and len(self.nonce) < NONCE_MIN:
             raise UsageError(f"the nonce of a bundle has {NONCE_MIN} bytes at the least")
         return verify_bundle(
-            self.document,
+            document,
             self.payload,
             at=judge.at,
             anchors=judge.anchors,
@@ -153,19 +159,19 @@ class Question:
             key=judge.key,
         )
 
-    def _ssh(self, judge: Judge) -> KeyVerdict:
-        payload = self.payload
-        if payload is None:
-            raise UsageError(f"an {kinds.SSH} does not hold what it signs: payload is needed")
-        over = payload if isinstance(payload, Payload) else [payload]
-        return verify_ssh(self.document, self.key_document or b"", judge, payload=over, context=self.context)
-
     def _require_fitting(self, kind: str) -> None:
-        meant = _MEANT[kind]
+        meant = _MEANT.get(kind)
+        if meant is None:
+            raise UsageError(f"an {kind} is not judged here", hint="tee-agent verify does it")
         if "key_document" in meant and self.key_document is None:
             raise UsageError(
                 f"a {kind} does not hold its signer's evidence: key_document is needed",
                 hint="GET /v1/keys/NAME/attestation",
+            )
+        if "attachments" in meant and self.attachments is None:
+            raise UsageError(
+                f"a {kind} names its evidence by a digest: attachments are needed",
+                hint="GET /v1/attachments/DIGEST",
             )
         for name in _PARTICULAR:
             if name not in meant and getattr(self, name) is not None:

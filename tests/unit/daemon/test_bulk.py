@@ -1,0 +1,301 @@
+"""Batches: all or nothing, bounded before they are parsed, in slices that leave others their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from agent.core import canonical
+from agent.core.bundle import Payload
+from agent.core.errors import FormatError, Oversized, ServerError, TeeAgentError
+from agent.daemon import bulk, payloads
+from agent.daemon.bulk import Bulk, Press, items
+from agent.daemon.payloads import Memory
+from agent.daemon.web import Body, Headers, Request
+
+
+def batch(*payloads: Any) -> bytes:
+    return json.dumps({"payloads": list(payloads)}).encode()
+
+
+def data(value: bytes) -> dict[str, str]:
+    return {"data": base64.b64encode(value).decode()}
+
+
+def request(body: bytes, *, ended: bool = True) -> Request:
+    found = Body(lambda _: None)
+    found.feed(body)
+    if ended:
+        found.end()
+    headers = Headers({"content-type": bulk.TYPE})
+    return Request("POST", "/v1/sign", "", headers, found, length=len(body), keep_alive=True)
+
+
+class World:
+    """A batch whose signatures are the payloads themselves, between bars."""
+
+    def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self.memory = Memory()
+        self.bulk = Bulk(self.memory, clock)
+        self.signed: list[bytes] = []
+        self.counted: list[int] = []
+
+    def sign(self, payload: bytes) -> bytes:
+        self.signed.append(payload)
+        return b'"|%s|"' % payload
+
+    async def begin(self) -> Press[bytes]:
+        return Press(self.sign, self.counted.append, b'"head":1,')
+
+    def answer(self, body: bytes, uid: int = 1, begin: Callable[[], Awaitable[Press[bytes]]] | None = None) -> Any:
+        return self.bulk.answer(request(body), uid, payloads.data_of_item, begin or self.begin)
+
+
+def run(body: Callable[[World], Coroutine[Any, Any, None]], clock: Callable[[], float] = lambda: 0.0) -> World:
+    async def main() -> World:
+        world = World(clock)
+        await body(world)
+        assert world.memory.held == 0
+        return world
+
+    return asyncio.run(main())
+
+
+def test_signatures_are_in_the_payloads_order() -> None:
+    async def body(world: World) -> None:
+        found = await world.answer(batch(*(data(b"%d" % number) for number in range(1000))))
+        assert json.loads(found) == {"head": 1, "signatures": [f"|{number}|" for number in range(1000)]}
+
+    world = run(body)
+    assert sum(world.counted) == len(world.signed) == 1000
+
+
+@pytest.mark.parametrize(
+    "bad", [{}, {"data": "*"}, {"data": "QQ=="}, {"digest": {}}, {"data": "", "digest": {}}, 1, None]
+)
+def test_one_bad_payload_is_named_and_nothing_is_signed(bad: Any) -> None:
+    async def body(world: World) -> None:
+        given = [data(b"x") for _ in range(20)]
+        given[17] = bad if bad != {"data": "QQ=="} else {"data": "QR=="}  # an unused bit is set
+        with pytest.raises(FormatError, match=r"^payloads\[17\]: "):
+            await world.answer(batch(*given))
+
+    world = run(body)
+    assert (world.signed, world.counted) == ([], [])
+
+
+def test_a_payload_that_is_too_large_is_refused() -> None:
+    async def body(world: World) -> None:
+        with pytest.raises(FormatError, match=r"^payloads\[1\]: "):
+            await world.answer(batch(data(b"x"), data(bytes(payloads.MAX_WHOLE + 1))))
+        await world.answer(batch(data(b"x"), data(bytes(payloads.MAX_WHOLE))))
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        batch(),
+        batch(*[data(b"x")] * 1001),
+        b'{"payloads":{}}',
+        b'{"payloads":[{"data":"QQ=="}],"more":1}',
+        b'{"payloads":[{"data":"QQ=="}],"payloads":[{"data":"QQ=="}]}',
+        b'{"payloads":[{"data":"QQ==","data":"QQ=="}]}',
+        b'{"payloads":[1.5]}',
+        b'{"payloads":["' + b"\xff" + b'"]}',
+        b'{"payloads":' * 5000,
+        b'{"payloads":[' + b"[" * 5000,
+        b'{"payloads":[' + b"{}," * 5000 + b"{}]}",
+        b'{"payloads":[' + b"1," * 5000 + b"1]}",
+        b'{"payloads":[' + b'{"a":' * 2001 + b"1",
+    ],
+)
+def test_what_is_no_batch_is_refused(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        items(body)
+
+
+def test_what_a_parser_would_choke_on_is_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of small values take hundreds of bytes of memory for each of theirs."""
+
+    def parse(*_: Any) -> Any:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(canonical, "parse", parse)
+    for unit in (b"[],", b"{},", b"1,", b'"",', b"[", b"{"):
+        with pytest.raises(FormatError):
+            items(b'{"payloads":[' + unit * 100_000)
+
+
+def test_a_thousand_digests_are_a_batch() -> None:
+    digest = {"digest": {"alg": "sha-512", "digest": "ab" * 64, "size": 1}}
+    assert items(batch(*[digest] * 1000)) == [digest] * 1000
+
+
+def test_the_body_is_bounded() -> None:
+    async def body(world: World) -> None:
+        with pytest.raises(Oversized):
+            await world.answer(b" " * (bulk.MAX_BYTES + 1))
+        with pytest.raises(FormatError, match="signs a payload, not a digest"):
+            await world.answer(batch({"digest": {"alg": "sha-512", "digest": "00" * 64, "size": 0}}))
+
+    run(body)
+
+
+def test_batches_of_one_user_are_bounded_and_others_go_on() -> None:
+    async def body(world: World) -> None:
+        gate = asyncio.Event()
+
+        async def slow() -> Press[bytes]:
+            await gate.wait()
+            return await world.begin()
+
+        waiting = [asyncio.ensure_future(world.answer(batch(data(b"x")), 1, slow)) for _ in range(bulk.MAX_UNDER_WAY)]
+        await asyncio.sleep(0)
+        with pytest.raises(ServerError) as caught:
+            await world.answer(batch(data(b"x")), 1)
+        assert (caught.value.code, caught.value.retry_after) == ("server.budget", 1.0)
+        await world.answer(batch(data(b"x")), 2)
+        gate.set()
+        await asyncio.gather(*waiting)
+        await world.answer(batch(data(b"x")), 1)
+
+    run(body)
+
+
+def test_the_room_of_a_batch_that_fails_is_free_again() -> None:
+    async def body(world: World) -> None:
+        async def broken() -> Press[bytes]:
+            raise ServerError("the key has no evidence yet")
+
+        for _ in range(2 * bulk.MAX_UNDER_WAY):
+            with pytest.raises(ServerError, match="no evidence"):
+                await world.answer(batch(data(b"x")), 1, broken)
+        await world.answer(batch(data(b"x")), 1)
+
+    run(body)
+
+
+def ticks() -> Callable[[], float]:
+    """A clock on which everything takes about a quarter of a slice."""
+    at = iter(number * bulk.SLICE_SECONDS / 4 for number in range(1_000_000))
+    return lambda: next(at)
+
+
+def test_others_have_their_turn_between_slices() -> None:
+    async def body(world: World) -> None:
+        seen: list[int] = []
+
+        async def other() -> None:
+            while len(world.signed) < 100:
+                seen.append(len(world.signed))
+                await asyncio.sleep(0)
+
+        await asyncio.gather(world.answer(batch(*[data(b"x")] * 100)), other())
+        between = sorted(set(seen))
+        assert len(between) >= 20
+        assert max(b - a for a, b in itertools.pairwise(between)) <= 5
+
+    world = run(body, ticks())
+    assert max(world.counted) <= 5
+
+
+def test_two_batches_take_turns() -> None:
+    async def body(world: World) -> None:
+        await asyncio.gather(world.answer(batch(*[data(b"a")] * 40), 1), world.answer(batch(*[data(b"b")] * 40), 2))
+        runs = [
+            len(run)
+            for run in "".join("a" if one == b"a" else "b" for one in world.signed)
+            .replace("ab", "a b")
+            .replace("ba", "b a")
+            .split()
+        ]
+        assert max(runs) <= 8
+
+    run(body, ticks())
+
+
+def test_what_was_signed_is_counted_even_of_a_batch_that_ends_early() -> None:
+    async def body(world: World) -> None:
+        def sign(payload: bytes) -> bytes:
+            if payload == b"6":
+                raise TeeAgentError("the key is gone")
+            return world.sign(payload)
+
+        async def begin() -> Press[bytes]:
+            return Press(sign, world.counted.append)
+
+        with pytest.raises(TeeAgentError, match="gone"):
+            await world.answer(batch(*(data(b"%d" % number) for number in range(10))), 1, begin)
+
+    world = run(body, ticks())
+    assert sum(world.counted) == len(world.signed) == 6
+    assert 0 not in world.counted
+
+
+def test_a_caller_who_leaves_ends_the_batch() -> None:
+    async def body(world: World) -> None:
+        begun = asyncio.Event()
+
+        def sign(payload: bytes) -> bytes:
+            begun.set()
+            return world.sign(payload)
+
+        async def begin() -> Press[bytes]:
+            return Press(sign, world.counted.append)
+
+        task = asyncio.ensure_future(world.answer(batch(*[data(b"x")] * 1000), 1, begin))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(world.signed) < 100
+        await world.answer(batch(data(b"x")))
+
+    world = run(body, ticks())
+    assert sum(world.counted) == len(world.signed)
+
+
+@pytest.mark.parametrize(
+    ("item", "digest"),
+    [
+        (data(b"abc"), Payload.of(b"abc").digest),
+        ({"digest": {"alg": "sha-512", "digest": "0a" * 64, "size": 3}}, b"\n" * 64),
+    ],
+)
+def test_items_of_bundles_are_data_or_digests(item: Any, digest: bytes) -> None:
+    found = payloads.of_item(item)
+    assert (found.digest, found.size) == (digest, 3)
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        {"alg": "sha-256", "digest": "00" * 64, "size": 1},
+        {"alg": "sha-512", "digest": "00" * 63, "size": 1},
+        {"alg": "sha-512", "digest": "AA" * 64, "size": 1},
+        {"alg": "sha-512", "digest": "00" * 64, "size": -1},
+        {"alg": "sha-512", "digest": "00" * 64, "size": True},
+        {"alg": "sha-512", "digest": "00" * 64, "size": 2**53},
+        {"alg": "sha-512", "digest": "00" * 64},
+        {"alg": "sha-512", "digest": "00" * 64, "size": 1, "more": 1},
+        {"alg": ["sha-512"], "digest": "00" * 64, "size": 1},
+        {"alg": "sha-512", "digest": ["00" * 64], "size": 1},
+        "00" * 64,
+        None,
+        [],
+    ],
+)
+def test_digests_are_read_strictly(digest: Any) -> None:
+    with pytest.raises(FormatError):
+        payloads.of_item({"digest": digest})
