@@ -17,7 +17,7 @@ WORDS: Mapping[str, str] = {
     "log.resumed": "the log is written again; {reason}",
     "agent.started": "the signer started, version {version}",
     "key.attested": "the agent's own key is {key_id}, for {use}",
-    "tcb.changed": "evidence speaks for another TCB than before; all keys get new evidence",
+    "tcb.changed": "evidence speaks for another TCB ({after}) than before ({before}): all keys get new evidence",
     "key.created": "key {key} was made: generation {generation}, {algorithm}, for {use}",
     "key.rotated": "key {key} was rotated: generation {generation} is its newest",
     "key.destroyed": "key {key} was destroyed",
