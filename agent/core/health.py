@@ -36,6 +36,7 @@ def judge(facts: Facts, at: datetime) -> tuple[Finding, ...]:
         *_agent(facts["agent"], at),
         *_audit(facts["agent"]["status"]),
         _service(facts["service"]),
+        *_heads(facts["service"]),
         *(_volume(volume) for volume in facts["volumes"]),
         *_processes(facts["agent"]),
     )
@@ -117,7 +118,9 @@ def _agent(agent: Facts, at: datetime) -> Iterator[Finding]:
         trouble = status["trouble"] or {"message": "no valid key yet", "hint": ""}
         yield Finding("agent", "PROBLEM", f"running, but can't sign: {trouble['message']}", trouble.get("hint", ""))
     else:
-        yield Finding("agent", "ok", f"running, version {status['version']}, {status['connections']} connections")
+        ssh = f", ssh clients at {status['ssh']['socket']}" if status["ssh"]["socket"] else ""
+        text = f"running, version {status['version']}, {status['connections']} connections{ssh}"
+        yield Finding("agent", "ok", text)
     if status["key"]:
         yield _key(status["key"], at)
     for note in status["notes"]:
@@ -159,6 +162,16 @@ def _service(service: Facts) -> Finding:
     if state in ("checking", "not asked"):
         return Finding("TAS", "note", f"{service['url']}: {service['reason'] or 'first check under way'}")
     return Finding("TAS", "PROBLEM", f"{service['url']}: {service['reason']}", f"[{service['code']}]")
+
+
+def _heads(service: Facts) -> Iterator[Finding]:
+    """What became of the audit log's head at the service; nothing where none was sent."""
+    words = {"kept": "has the audit log's head", "not-kept": "does not take audit heads: note them yourself"}
+    if (heads := service.get("heads", "")) in words:
+        yield Finding("audit head", "ok" if heads == "kept" else "note", f"{service['url']} {words[heads]}")
+    elif heads:
+        hint = "tee-agent audit verify --tas-heads" if heads == "refused" else ""
+        yield Finding("audit head", "note", f"{service['url']}: {heads}: {service['head_reason']}", hint)
 
 
 def _volume(volume: Facts) -> Finding:

@@ -8,11 +8,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from agent.core.errors import TeeAgentError
 from agent.daemon.auditdraft import identity
+from agent.daemon.heads import Sender
 from agent.daemon.keys import Attested
 from agent.daemon.keystore import NamedKey
 from agent.daemon.peers import Caller
 from agent.daemon.threads import in_thread
+
+NEW = frozenset({"key.created", "key.rotated", "key.restored"})
+"""Kinds of records about a named key that has evidence of its own."""
 
 
 class Journal(Protocol):
@@ -22,15 +27,23 @@ class Journal(Protocol):
 
     def signed(self, caller: Caller, key_id: str, count: int = 1) -> None: ...
 
+    def used(self, kind: str, caller: Caller, what: str, count: int = 1) -> None: ...
+
+    def failed(self, what: str, error: TeeAgentError) -> None: ...
+
     def require_writable(self) -> None:
         """Raises ServerError (``server.audit``) where an event could not be kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """The same for those who report. ``journal`` is None where no audit log is kept: then nobody hears."""
+    """The same for those who report. ``journal`` is None where no audit log is kept: then nobody hears.
+
+    ``heads`` sends the head in a new key's statement to the attestation service, where there is one.
+    """
 
     journal: Journal | None = None
+    heads: Sender | None = None
     _telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def key(self, kind: str, caller: Caller | None, key: NamedKey, severity: str = "notice") -> None:
@@ -39,6 +52,14 @@ class Reports:
             who = identity(caller) if caller else None
             told = partial(self.journal.event, kind, severity=severity, caller=who, **_fields(key))
             await in_thread(told)
+        if self.heads and kind in NEW:
+            self.heads.named(key)
+
+    async def tell(self, kind: str, severity: str, caller: Caller | None = None, **fields: Any) -> None:
+        """The same of what is no key that could be used."""
+        if self.journal:
+            who = identity(caller) if caller else None
+            await in_thread(partial(self.journal.event, kind, severity=severity, caller=who, **fields))
 
     def ended(self, key: NamedKey) -> None:
         """The same of one that came to its end, while the event loop goes on."""
@@ -48,6 +69,15 @@ class Reports:
         """The same of the agent's own key, which is new."""
         if self.journal:
             told = partial(self.journal.event, "key.attested", severity="info", **_attested(key))
+            self._meanwhile(in_thread(told))
+        if self.heads:
+            self.heads.own(key)
+
+    def tcb_changed(self, before: bytes, after: bytes) -> None:
+        """Evidence speaks for another TCB than before: every key gets new evidence."""
+        if self.journal:
+            about = {"before": before.hex(), "after": after.hex()}
+            told = partial(self.journal.event, "tcb.changed", severity="warning", caller=None, **about)
             self._meanwhile(in_thread(told))
 
     def _meanwhile(self, telling: Coroutine[Any, Any, None]) -> None:
@@ -59,6 +89,20 @@ class Reports:
         """So many signatures; they are counted."""
         if self.journal:
             self.journal.signed(caller, key_id, count)
+
+    def used(self, kind: str, caller: Caller, root_id: str) -> None:
+        """One use of the root of sealed data; they are counted."""
+        if self.journal:
+            self.journal.used(kind, caller, root_id)
+
+    def failed(self, what: str, error: TeeAgentError) -> None:
+        """Something that failed; repetitions are counted."""
+        if self.journal:
+            self.journal.failed(what, error)
+
+    def opened(self, root_id: str, *, added_root: bool) -> None:
+        """The root of sealed data is there."""
+        self._meanwhile(self.tell("sealing.opened", "notice", root=root_id, added_root=added_root))
 
     def require_writable(self) -> None:
         """Raises ServerError (``server.audit``)."""

@@ -35,11 +35,20 @@ _LENGTH = struct.Struct(">I")
 
 
 class Service:
-    """Serves ``methods`` on a listening socket; ``permits`` says which of them a caller may use."""
+    """Serves ``methods`` on a listening socket; ``permits`` says which of them a caller may use.
 
-    def __init__(self, methods: Mapping[str, Handler], permits: Callable[[Caller], frozenset[str]]) -> None:
+    ``max_request`` are the bytes of a request's JSON.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Handler],
+        permits: Callable[[Caller], frozenset[str]],
+        max_request: int = MAX_REQUEST,
+    ) -> None:
         self._methods = methods
         self._permits = permits
+        self._max_request = max_request
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -81,7 +90,7 @@ class Service:
 
     async def _answer(self, reader: asyncio.StreamReader, peer: Peer) -> dict[str, Any]:
         async with asyncio.timeout(READ_SECONDS):
-            request = await _read_frame(reader)
+            request = await _read_frame(reader, self._max_request)
         name, params = request.get("method"), request.get("params")
         if not isinstance(name, str) or not isinstance(params, dict):
             raise FormatError("a request has a method and params", record="request")
@@ -94,10 +103,10 @@ class Service:
         return await self._methods[name](params, peer.caller)
 
 
-async def _read_frame(reader: asyncio.StreamReader) -> dict[str, Any]:
+async def _read_frame(reader: asyncio.StreamReader, limit: int) -> dict[str, Any]:
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-    if length > MAX_REQUEST:
-        raise Oversized(f"a request has {MAX_REQUEST} bytes at the most, not {length}", record="request")
+    if length > limit:
+        raise Oversized(f"a request has {limit} bytes at the most, not {length}", record="request")
     return _parse(await reader.readexactly(length), "request")
 
 

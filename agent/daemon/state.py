@@ -13,6 +13,8 @@ class State:
     """What is known about the service. ``state``: not-configured | checking | reachable | unreachable.
 
     Times are RFC 3339 in UTC, "" where it never happened; ``nonce`` is the newest one, also of earlier checks.
+    ``heads`` says what became of the last audit head sent: "" (none was), kept, not-kept (the service does not take
+    them), refused, failed; the reason of the last two is in ``head_reason``.
     """
 
     state: str
@@ -23,6 +25,9 @@ class State:
     checked_at: str = ""
     reason: str = ""
     code: str = ""
+    heads: str = ""
+    head_at: str = ""
+    head_reason: str = ""
 
     def document(self) -> dict[str, Any]:
         return asdict(self)

@@ -182,6 +182,23 @@ def audit_findings(trouble: dict[str, str] | None = None, **counts: int) -> list
     return [(finding.state, finding.text) for finding in found if finding.subject == "audit"]
 
 
+@pytest.mark.parametrize(
+    ("heads", "state", "words"),
+    [
+        ("kept", "ok", "has the audit log's head"),
+        ("not-kept", "note", "does not take audit heads"),
+        ("refused", "note", "refused: because"),
+        ("failed", "note", "failed: because"),
+    ],
+)
+def test_what_became_of_the_audit_head(heads: str, state: str, words: str) -> None:
+    facts = broken("service", {**GOOD["service"], "heads": heads, "head_reason": "because"})
+    (found,) = [finding for finding in judge(facts, AT) if finding.subject == "audit head"]
+    assert found.state == state
+    assert words in found.text
+    assert healthy(judge(facts, AT))
+
+
 def test_the_audit_log_s_last_hour_is_on_the_screen() -> None:
     assert audit_findings() == [("ok", "record 7; in the last hour nothing to look at")]
     assert audit_findings(warning=3) == [("note", "record 7; in the last hour 3 of severity warning")]
