@@ -89,7 +89,7 @@ class Signer:
         front = Front(guard)
         ssh = SshFront(front.admission, SshApi(named, guard, reports))
         metrics = MetricsApi(tally, ring, named, batcher, audit, front.count)
-        reporter = Reporter(folder, ring, batcher, named, front.count, lambda: guard.notes, audit.summary)
+        reporter = Reporter(folder, ring, batcher, named, front.count, ssh.summary, lambda: guard.notes, audit.summary)
         keys = KeyApi(named, ring, guard, reports, Means.of(attached(ring, named)))
         api = Api(ring, batcher, reporter, keys, reports, early.description, early.verifier, metrics)
         guard.on_denied = _both(audit, tally)

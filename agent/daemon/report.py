@@ -74,6 +74,7 @@ class Reporter:
     batcher: Batcher
     named: NamedKeys
     connections: Callable[[], int]
+    ssh: Callable[[], Mapping[str, Any]]
     notes: Callable[[], Iterable[str]]
     audit: Callable[[], Mapping[str, Any]]
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "status"))
@@ -104,6 +105,7 @@ class Reporter:
                 "quote_seconds": round(self.batcher.quote_seconds, 3),
             },
             "connections": self.connections(),
+            "ssh": self.ssh(),
             "notes": list(self.notes()),
         }
 

@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 from agent.core.errors import FormatError
 from agent.core.sshagent import Frames
@@ -126,9 +126,15 @@ class SshFront:
     def __init__(self, admission: Admission, api: SshApi) -> None:
         self._admission, self._api = admission, api
         self._open: set[Connection] = set()
+        self._path: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """For the status: ``socket`` is None where ssh clients are not served."""
+        return {"socket": self._path, "connections": len(self._open)}
 
     async def run(self, sock: socket.socket) -> None:
         """Serve for ever."""
+        self._path = sock.getsockname()
         await self._admission.run(sock, self._welcome)
 
     def _welcome(self, guest: Guest) -> Callable[[], Connection]:

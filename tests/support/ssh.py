@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -95,6 +96,22 @@ def ask(path: Path, *messages: bytes) -> list[bytes]:
             sock.sendall(message)
             found += answers(sock, 1)
         return found
+
+
+ASK = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.settimeout(60)
+    sock.connect(sys.argv[1])
+    sock.sendall(bytes.fromhex(sys.argv[2]))
+    sys.stdout.write(sock.recv(1 << 20)[4:].hex())
+"""
+
+
+def ask_as(path: Path, user: Sequence[str], message: bytes) -> bytes:
+    """The answer to one message that another user sends."""
+    argv = [*user, sys.executable, "-I", "-c", ASK, str(path), message.hex()]
+    return bytes.fromhex(subprocess.run(argv, capture_output=True, check=True, timeout=60, text=True).stdout)
 
 
 def listed(answer: bytes) -> list[tuple[bytes, str]]:

@@ -37,6 +37,7 @@ GOOD: dict[str, Any] = {
             "key": KEY,
             "trouble": None,
             "connections": 1,
+            "ssh": {"socket": None, "connections": 0},
             "notes": [],
             "processes": {"signer": {"pid": 10}, "quoter": {"pid": 11}, "fetcher": {"pid": 12}},
         },
@@ -82,6 +83,12 @@ def test_a_good_machine_is_healthy_and_says_all() -> None:
         "signer 10",
     ):
         assert words in text
+
+
+def test_the_socket_for_ssh_is_named_where_it_is_served() -> None:
+    assert "ssh clients" not in screen(judge(GOOD, AT))
+    served = broken("agent.status.ssh.socket", "/run/tee-agent/ssh.sock")
+    assert "1 connections, ssh clients at /run/tee-agent/ssh.sock" in screen(judge(served, AT))
 
 
 PROBLEM = {"code": "platform.no-tee", "message": "no TEE here", "hint": "modprobe"}
