@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from agent.core.canonical import MAX_INTEGER, printable
@@ -33,6 +34,7 @@ def identity(caller: Caller) -> dict[str, Any]:
     return document(who(caller)) or {}
 
 
+@lru_cache(maxsize=1024)
 def who(caller: Caller) -> Who:
     """What callers are told apart by."""
     return caller.uid, caller.gid, text(caller.unit), text(caller.container)

@@ -95,8 +95,6 @@ class Dispatch:
                     f"uid {peer.caller.uid} may not use this socket",
                     hint="root decides: [daemon] allow_users, allow_groups, or rules in policy.d",
                 )
-            if not peer.alive():
-                raise Denied("the process that connected has exited", code="denied.peer")
             handler, name = self._find(request)
             wish, act = await handler(Call(request, peer, name))
             response = await act(self._policy.require(peer, wish))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from functools import lru_cache
 
 from agent.core.access import Decision, Rules, Who, Wish
 from agent.core.errors import ConfigError, Denied
@@ -16,10 +17,13 @@ from agent.daemon.peers import Caller, Peer
 from agent.daemon.role import Life
 
 OnDenied = Callable[[Caller, Wish, Decision], None]
+OnReload = Callable[[int, ConfigError | None], None]
+"""How many rules are in force, and why they are still the old ones, or None."""
 MAX_REMEMBERED = 1024
 """Decisions; contexts and audiences are the callers' to choose, so they can't be kept without end."""
 
 
+@lru_cache(maxsize=1024)
 def who_of(caller: Caller) -> Who:
     """What rules look at: no pid."""
     return Who(
@@ -31,6 +35,10 @@ def _ignore(caller: Caller, wish: Wish, decision: Decision) -> None:
     """Nobody wants to hear of denials."""
 
 
+def _unheard(rules: int, error: ConfigError | None) -> None:
+    """Nor of reloads."""
+
+
 class Guard:
     """The policy in force. ``load`` reads it and raises ConfigError; ``on_denied`` is told of every refusal."""
 
@@ -40,6 +48,7 @@ class Guard:
         self._trouble: ConfigError | None = None
         self._decided: dict[tuple[Who, Wish], Decision] = {}
         self.on_denied = on_denied
+        self.on_reload: OnReload = _unheard
 
     def require(self, peer: Peer, wish: Wish) -> Decision:
         """The decision that allows it. Raises Denied: the peer has exited, or the policy says no."""
@@ -97,7 +106,9 @@ class Guard:
             self.reload()
         except ConfigError as error:
             life.log_error("access policy: the old rules stay in force", error)
+            self.on_reload(len(self._rules.rules), error)
             return
+        self.on_reload(len(self._rules.rules), None)
         life.log(f"access policy: {len(self._rules.rules)} rules in force")
         for note in self.notes:
             life.log(note)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from email.utils import formatdate
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import parse_qsl
 
 from agent.core.errors import FormatError
@@ -115,34 +117,48 @@ class Body:
         return data
 
 
-class Request:
-    """One request: ``path`` is decoded, ``query_string`` is not; ``length`` is None for a body in chunks."""
+@dataclass(frozen=True)
+class Head:
+    """What a request's first bytes say, and all requests that begin with the same bytes.
 
-    __slots__ = ("body", "headers", "keep_alive", "length", "method", "path", "query_string")
+    ``path`` is decoded, ``query_string`` is not; ``length`` is None for a body in chunks. ``asks``: the client waits to
+    be told that its body is wanted (Expect: 100-continue).
+    """
 
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        query_string: str,
-        headers: Headers,
-        body: Body,
-        *,
-        length: int | None,
-        keep_alive: bool,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.query_string = query_string
-        self.headers = headers
-        self.body = body
-        self.length = length
-        self.keep_alive = keep_alive
+    method: str
+    path: str
+    query_string: str
+    headers: Headers
+    length: int | None
+    keep_alive: bool
+    asks: bool
 
-    @property
+    @cached_property
     def content_type(self) -> str:
         """The media type in lower case, without parameters."""
         return self.headers.get("content-type", DEFAULT_TYPE).partition(";")[0].strip().lower()
+
+    @cached_property
+    def query(self) -> tuple[tuple[str, str], ...]:
+        """Names and values, decoded. Raises ValueError: no query, or more than MAX_QUERY names."""
+        strict: dict[str, Any] = {"keep_blank_values": True, "strict_parsing": True, "errors": "strict"}
+        return tuple(parse_qsl(self.query_string, max_num_fields=MAX_QUERY, **strict))
+
+
+class Request:
+    """One request: what its head says, and its body."""
+
+    __slots__ = ("body", "content_type", "head", "headers", "length", "method", "path", "query_string")
+
+    def __init__(self, head: Head, body: Body) -> None:
+        self.head = head
+        self.body = body
+        self.method = head.method
+        self.path = head.path
+        self.query_string = head.query_string
+        self.headers = head.headers
+        self.length = head.length
+        self.content_type = head.content_type
 
     @property
     def can_read_body(self) -> bool:
@@ -150,11 +166,9 @@ class Request:
         return not self.body.empty
 
     @property
-    def query(self) -> list[tuple[str, str]]:
-        """Names and values, decoded. Raises ValueError: no query, or more than MAX_QUERY names."""
-        return parse_qsl(
-            self.query_string, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=MAX_QUERY
-        )
+    def query(self) -> tuple[tuple[str, str], ...]:
+        """As Head.query."""
+        return self.head.query
 
 
 class Response:

@@ -9,18 +9,19 @@ another than ours, the message is refused. Every refusal is a FormatError.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
 from agent.core.errors import FormatError
-from agent.daemon.web import Body, Headers, Request
+from agent.daemon.web import Body, Head, Headers
 
 HEAD_BYTES, HEADERS = 16_384, 64
 """Of a request's head, and its lines of headers."""
 VERSIONS = ("1.1", "1.0")
+_DIGITS = 18
+"""Of a Content-Length."""
 _END = b"\r\n\r\n"
 _LOOSE = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)|(?<!\r)\n|\n[\t ]")
 """In a head: control characters, CR or LF alone, and a header that goes on in the next line."""
@@ -90,21 +91,18 @@ class _Chunks:
         return found.end() - at
 
 
-class Reader:
-    """One connection's requests, one after the other: ``head``, then ``body`` until the request's body is complete."""
+class _Parsed:
+    """One request, parsed by a parser of its own, which calls the methods that begin with ``on_``."""
 
     def __init__(self) -> None:
         self._parser = HttpRequestParser(self)
         self._target = b""
         self._headers: dict[str, str] = {}
         self._count = 0
-        self._whole_head = self._whole = False
-        self._twice = ""
+        self._wrong = ""
+        self._begun = self._ended = False
         self._body: Body | None = None
-        self._length = 0
-        self._chunks: _Chunks | None = None
-
-    # The parser calls these.
+        self._chunks = _Chunks()
 
     def on_url(self, target: bytes) -> None:
         self._target += target
@@ -112,22 +110,24 @@ class Reader:
     def on_header(self, name: bytes, value: bytes) -> None:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         self._count += 1
-        if key not in self._headers:
+        if " " in key:
+            self._wrong = "a header's name with a space"
+        elif key not in self._headers:
             self._headers[key] = text
         elif key in _ONCE:
-            self._twice = key
+            self._wrong = f"{key} twice"
         else:
             self._headers[key] += f", {text}"
 
     def on_headers_complete(self) -> None:
-        self._whole_head = True
+        self._begun = True
 
     def on_body(self, data: bytes) -> None:
         if self._body:
             self._body.feed(data)
 
     def on_message_complete(self) -> None:
-        self._whole = True
+        self._ended = True
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -135,86 +135,95 @@ class Reader:
         except (HttpParserError, HttpParserUpgrade) as error:
             raise refused(str(error)) from error
 
-    # The connection calls these.
-
-    def head(self, data: bytes, make: Callable[[bool], Body]) -> tuple[Request, int] | None:
-        """The request at the start of ``data``, and how many bytes its head has; None while it is not whole.
-
-        ``make`` makes its body, and is told whether the client waits to be asked for it (Expect: 100-continue).
-        """
-        size = data.find(_END) + len(_END)
-        if size < len(_END):
-            size = 0
-        if (size or len(data)) > HEAD_BYTES:
-            raise refused(f"a head of more than {HEAD_BYTES} bytes")
-        if not size:
-            return None
-        head = data[:size]
-        if _LOOSE.search(head):
+    def head(self, data: bytes) -> Head:
+        """Of exactly these bytes."""
+        if _LOOSE.search(data):
             raise refused("a head that is not in strict form")
-        self._target, self._headers, self._count, self._body = b"", {}, 0, None
-        self._whole_head = self._whole = False
-        self._feed(head)
-        return self._request(make), size
-
-    def _request(self, make: Callable[[bool], Body]) -> Request:
-        version, headers = self._parser.get_http_version(), self._headers
-        if not self._whole_head or version not in VERSIONS or self._parser.should_upgrade():
+        self._feed(data)
+        version = self._parser.get_http_version()
+        if not self._begun or version not in VERSIONS or self._parser.should_upgrade():
             raise refused("not a request of HTTP/1.1")
-        if self._twice or self._count > HEADERS or any(" " in name for name in headers):
-            raise refused("headers that are no headers, twice there or too many")
-        self._frame(version)
-        path, query = self._split()
-        waits = version != "1.0" and headers.get("expect", "").lower() == "100-continue"
-        self._body = make(waits)
-        if self._whole:
-            self._body.end()
-        return Request(
-            self._parser.get_method().decode("ascii"),
-            path,
-            query,
-            Headers(headers),
-            self._body,
-            length=None if self._chunks else self._length,
-            keep_alive=self._parser.should_keep_alive(),
-        )
+        if self._wrong or self._count > HEADERS:
+            raise refused(self._wrong or f"more than {HEADERS} headers")
+        length = self._length(version)
+        if self._ended != (length == 0):
+            raise refused("where the body ends is not clear")
+        asks = version != "1.0" and self._headers.get("expect", "").lower() == "100-continue"
+        method, alive = self._parser.get_method().decode("ascii"), self._parser.should_keep_alive()
+        return Head(method, *_split(self._target), Headers(self._headers), length, alive, asks)
 
-    def _frame(self, version: str) -> None:
-        """How the body is delimited (RFC 9112, 6)."""
-        length, coding = self._headers.get("content-length"), self._headers.get("transfer-encoding")
-        self._length, self._chunks = 0, None
+    def _length(self, version: str) -> int | None:
+        """Of the body (RFC 9112, 6); None for chunks."""
+        length, coding = self._headers.get("content-length", "0"), self._headers.get("transfer-encoding")
         if coding is not None:
-            if length is not None or coding.lower() != "chunked" or version == "1.0":
+            if "content-length" in self._headers or coding.lower() != "chunked" or version == "1.0":
                 raise refused("Transfer-Encoding is not chunked alone")
-            self._chunks = _Chunks()
-        elif length is not None:
-            if not (length.isascii() and length.isdigit()) or len(length) > 18:
-                raise refused("Content-Length is no length")
-            self._length = int(length)
-        if self._whole != (self._length == 0 and self._chunks is None):
-            raise refused("the body's end is not clear")
+            return None
+        if not (length.isascii() and length.isdigit()) or len(length) > _DIGITS:
+            raise refused("Content-Length is no length")
+        return int(length)
 
-    def _split(self) -> tuple[str, str]:
-        """Path and query."""
-        try:
-            url = parse_url(self._target)
-            path, query = (url.path or b"/").decode("ascii"), (url.query or b"").decode("ascii")
-            return unquote(path, errors="strict") if "%" in path else path, query
-        except (HttpParserError, UnicodeDecodeError) as error:
-            raise refused("the target is no path") from error
-
-    def body(self, data: bytes) -> int:
-        """Feed the body of the request under way; the number of bytes taken, which may be less than its part is."""
-        if self._chunks:
-            size = self._chunks.checked(data)
-            over = self._chunks.over
-        else:
-            size = min(self._length, len(data))
-            self._length -= size
-            over = not self._length
-        self._feed(data[:size])
-        if self._whole != over:
-            raise refused("the body's end is not clear")
-        if over and self._body:
-            self._body.end()
+    def chunks(self, data: bytes, body: Body) -> int:
+        """As Reader.body, for a body in chunks."""
+        self._body = body
+        size = self._chunks.checked(data)
+        if size:
+            # http-parser takes no bytes for the end of the stream.
+            self._feed(data[:size])
+        if self._ended != self._chunks.over:
+            raise refused("where the body ends is not clear")
+        if self._ended:
+            body.end()
         return size
+
+
+class Reader:
+    """One connection's requests, one after the other: ``head``, then ``body`` until the request's body is complete."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._head: Head | None = None
+        self._parsed: _Parsed | None = None
+        self._left = 0
+
+    def head(self, data: bytes) -> tuple[Head, int] | None:
+        """The head at the start of ``data``, and its size; None while it is not whole.
+
+        Most clients say the same again and again: a head of the same bytes as the last is not parsed once more.
+        """
+        if self._head and self._head.length is not None and data.startswith(self._bytes):
+            self._left = self._head.length
+            return self._head, len(self._bytes)
+        size = data.find(_END) + len(_END)
+        whole = size >= len(_END)
+        if (size if whole else len(data)) > HEAD_BYTES:
+            raise refused(f"a head of more than {HEAD_BYTES} bytes")
+        if not whole:
+            return None
+        self._parsed = _Parsed()
+        self._head = self._parsed.head(data[:size])
+        self._bytes = data[:size]
+        self._left = self._head.length or 0
+        return self._head, size
+
+    def body(self, data: bytes, body: Body) -> int:
+        """Feed the body of the request under way; the number of bytes taken, which may be less than its part is."""
+        if self._parsed and self._head and self._head.length is None:
+            return self._parsed.chunks(data, body)
+        size = min(self._left, len(data))
+        self._left -= size
+        if size:
+            body.feed(data[:size])
+        if not self._left:
+            body.end()
+        return size
+
+
+def _split(target: bytes) -> tuple[str, str]:
+    """Path and query."""
+    try:
+        url = parse_url(target)
+        path, query = (url.path or b"/").decode("ascii"), (url.query or b"").decode("ascii")
+        return unquote(path, errors="strict") if "%" in path else path, query
+    except (HttpParserError, UnicodeDecodeError) as error:
+        raise refused("the target is no path") from error

@@ -17,7 +17,7 @@ from agent.core.errors import FormatError, Oversized, ServerError, TeeAgentError
 from agent.daemon import bulk, payloads
 from agent.daemon.bulk import Bulk, Press, items
 from agent.daemon.payloads import Memory
-from agent.daemon.web import Body, Headers, Request
+from agent.daemon.web import Body, Head, Headers, Request
 
 
 def batch(*payloads: Any) -> bytes:
@@ -34,7 +34,8 @@ def request(body: bytes, *, ended: bool = True) -> Request:
     if ended:
         found.end()
     headers = Headers({"content-type": bulk.TYPE})
-    return Request("POST", "/v1/sign", "", headers, found, length=len(body), keep_alive=True)
+    head = Head("POST", "/v1/sign", "", headers, len(body), keep_alive=True, asks=False)
+    return Request(head, found)
 
 
 class World:
