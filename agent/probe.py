@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import importlib
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from agent.core import ports
 from agent.core.config import EvidenceConfig
 from agent.core.errors import (
     DeadlineExceeded,
@@ -26,7 +27,7 @@ from agent.core.errors import (
     PlatformError,
     TeeAgentError,
 )
-from agent.core.model import Endorsements, Evidence, Tee
+from agent.core.model import Endorsements, Evidence, Secret, Tee
 from agent.core.ports import QuoteSource
 from agent.deadline import Deadline, within
 from agent.diagnosis import Host, without_permission, without_provider, without_root
@@ -49,6 +50,12 @@ class DeviceModule(Protocol):
     def look(self, config: EvidenceConfig, sys: Path, /) -> int | None: ...
 
     def source(self, config: EvidenceConfig, lock: QuoteLock, sys: Path, /) -> QuoteSource: ...
+
+
+class KeySource(Protocol):
+    """What agent.device.sev.SevGuestSource has beside quotes."""
+
+    def derived_key(self, fields: Iterable[str], *, deadline: ports.Deadline) -> Secret: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,27 @@ def find_source(config: EvidenceConfig, host: Host | None = None) -> tuple[Tee, 
     if found.interface != CONFIGFS:
         return tee, _device(found.interface).source(config, lock, host.sys)
     return tee, TsmSource(config.tsm_root, tee, lock, seconds=config.quote_seconds)
+
+
+def derived_key_source(config: EvidenceConfig, tee: Tee, host: Host | None = None) -> KeySource:
+    """Where keys that the chip derives come from: the guest driver's own device, whatever evidence comes by.
+
+    Raises PlatformError where this machine has no such keys, DeviceMissing, PermissionMissing, FirmwareError.
+    """
+    host = host or Host()
+    if tee is not Tee.SNP:
+        raise PlatformError(
+            f"{tee.value} has no keys that the chip derives for a guest",
+            hint='[sealing] root = "snp-derived" is for AMD SEV-SNP: use "tas"',
+            code="platform.derived-key",
+        )
+    device = _device("sev-guest")
+    try:
+        device.look(config, host.sys)
+    except DeviceMissing as error:
+        hint = '[sealing] root = "snp-derived" needs the driver\'s device, configfs-tsm has no such keys: or use "tas"'
+        raise DeviceMissing(error.message, hint=hint) from error
+    return cast("KeySource", device.source(config, QuoteLock(config.lock_file), host.sys))
 
 
 def describe(config: EvidenceConfig, host: Host | None = None) -> dict[str, Any]:

@@ -7,7 +7,6 @@ and a blob opens under its own purpose and labels only. AES-256-GCM; the other m
 
 from __future__ import annotations
 
-import hmac
 import os
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from agent.core import canonical
 from agent.core.binding import tagged
 from agent.core.errors import FormatError, Oversized, SecretError, VerificationError
+from agent.core.kdf import hkdf
 from agent.core.model import Secret
 
 TYPE = "tee-agent/sealed/v1"
@@ -66,8 +66,8 @@ class Sealer:
                     hint="make one at the attestation service: tas secret create",
                     code="secret.short",
                 )
-            root = _hkdf(secret.reveal(), b"", tagged("sealing-root", kind.encode(), *fields), _KEY)
-        key_id = _hkdf(root, b"", tagged("sealing-root-id"), _ID)
+            root = hkdf(secret.reveal(), b"", tagged("sealing-root", kind.encode(), *fields), _KEY)
+        key_id = hkdf(root, b"", tagged("sealing-root-id"), _ID)
         return cls(kind, f"{name}:{key_id.hex()}", root)
 
     def seal(self, purpose: str, labels: tuple[str, ...], plaintext: bytes | bytearray) -> bytes:
@@ -100,7 +100,7 @@ class Sealer:
         fields = [text.encode() for text in (purpose, *labels)]
         if len(labels) > MAX_LABELS or any(len(field) > MAX_LABEL for field in fields):
             raise FormatError(f"at most {MAX_LABELS} labels of {MAX_LABEL} bytes", record="sealed")
-        made = _hkdf(self._root, salt, tagged("seal", *fields), _KEY + _NONCE)
+        made = hkdf(self._root, salt, tagged("seal", *fields), _KEY + _NONCE)
         return made[:_KEY], made[_KEY:]
 
     def __repr__(self) -> str:
@@ -138,10 +138,3 @@ def _refused(why: str) -> VerificationError:
         hint="unseal with the context, and in the namespace, of sealing; docs/sealing.md says what changes a root",
         code="verify.sealed",
     )
-
-
-def _hkdf(secret: bytes | bytearray, salt: bytes, info: bytes, size: int) -> bytearray:
-    """HKDF-SHA256, for at most 64 bytes. An empty salt is RFC 5869's default: 32 zero bytes."""
-    extracted = hmac.digest(salt or bytes(32), secret, "sha256")
-    first = hmac.digest(extracted, info + b"\x01", "sha256")
-    return bytearray(first + hmac.digest(extracted, first + info + b"\x02", "sha256"))[:size]

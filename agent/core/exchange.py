@@ -12,7 +12,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from agent.core.config import DEFAULT_FIELD, PolicyField
 from agent.core.errors import ProtocolError, UsageError
@@ -30,7 +30,8 @@ MAX_HINTS = 64 * 1024
 """Bytes of endorsement certificates sent along, before base64."""
 MAX_WRAPPED_KEY = 1024
 
-_KWP = "AES-KWP"
+Algorithm = Literal["AES-GCM", "AES-KWP"]
+_KWP: Final = "AES-KWP"
 _GCM_IV, _GCM_TAG, _KWP_LEAST = 12, 16, 16
 
 
@@ -51,7 +52,7 @@ class Wrapped:
     ``added_root`` True: the service says that it decided under a root that somebody added, not a vendor's.
     """
 
-    algorithm: Literal["AES-GCM", "AES-KWP"]
+    algorithm: Algorithm
     wrapped_key: bytes = field(repr=False)
     blob: bytes = field(repr=False)
     iv: bytes = field(repr=False)
@@ -135,30 +136,33 @@ def _good(response: Response, step: Step) -> Mapping[str, Any]:
 
 
 def _wrapped(released: Mapping[str, Any], *, added_root: bool) -> Wrapped:
-    wrapped_key = _bytes(released, "wrapped_key")
-    if not 0 < len(wrapped_key) <= MAX_WRAPPED_KEY:
-        raise ProtocolError(f"wrapped_key has {len(wrapped_key)} bytes", code="protocol.answer")
-    blob, iv, tag = (_bytes(released, name) for name in ("blob", "iv", "tag"))
-    algorithm = _algorithm(released)
-    if algorithm == _KWP:
+    wrapped_key, blob, iv, tag = (_bytes(released, name) for name in ("wrapped_key", "blob", "iv", "tag"))
+    return require_form(Wrapped(_algorithm(released), wrapped_key, blob, iv, tag, added_root))
+
+
+def require_form(wrapped: Wrapped) -> Wrapped:
+    """``wrapped``, if its parts have the sizes that its algorithm wants. Raises ProtocolError."""
+    iv, tag, blob = wrapped.iv, wrapped.tag, wrapped.blob
+    if not 0 < len(wrapped.wrapped_key) <= MAX_WRAPPED_KEY:
+        raise ProtocolError(f"wrapped_key has {len(wrapped.wrapped_key)} bytes", code="protocol.answer")
+    if wrapped.algorithm == _KWP:
         if iv or tag or len(blob) < _KWP_LEAST or len(blob) % 8:
             raise ProtocolError("AES-KWP has no iv and no tag, and whole 8-byte blocks", code="protocol.answer")
-        return Wrapped("AES-KWP", wrapped_key, blob, iv, tag, added_root)
-    if len(iv) != _GCM_IV or len(tag) != _GCM_TAG:
+    elif len(iv) != _GCM_IV or len(tag) != _GCM_TAG:
         raise ProtocolError(
             f"AES-GCM needs a 12-byte iv and a 16-byte tag, not {len(iv)} and {len(tag)}", code="protocol.answer"
         )
-    return Wrapped("AES-GCM", wrapped_key, blob, iv, tag, added_root)
+    return wrapped
 
 
-def _algorithm(released: Mapping[str, Any]) -> str:
-    """ "" for AES-256-GCM, the service's default. Any name but AES-KWP is refused, never taken for the default."""
+def _algorithm(released: Mapping[str, Any]) -> Algorithm:
+    """AES-256-GCM is the service's default. Any name but AES-KWP is refused, never taken for the default."""
     if released.get("algorithm", "") == "":
-        return ""
+        return "AES-GCM"
     name = _bytes(released, "algorithm")
     if name != _KWP.encode():
         raise ProtocolError("the secret is wrapped by an unknown algorithm", code="protocol.algorithm")
-    return _KWP
+    return "AES-KWP"
 
 
 def _bytes(released: Mapping[str, Any], name: str) -> bytes:

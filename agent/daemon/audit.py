@@ -58,7 +58,7 @@ class Audit:
         self._unsynced = False
         self._tried = 0.0
         self._trouble: ServerError | None = None
-        self._signed: Counts[tuple[Who, str, datetime]] = Counts((None, "", self.since))
+        self._used: Counts[tuple[str, Who, str, datetime]] = Counts(("key.signed.others", None, "", self.since))
         self._refused: Counts[Source] = Counts(("denied", None, ""))
         self._flood: Flood[Source] = Flood()
         self._hour, self._seen = Hour(), False
@@ -86,7 +86,11 @@ class Audit:
 
     def signed(self, caller: Caller, key_id: str, count: int = 1) -> None:
         """Signatures: counted by caller, key and second, and written within two seconds."""
-        self._signed.add((auditdraft.who(caller), key_id, self._now()), count)
+        self.used("key.signed", caller, key_id, count)
+
+    def used(self, kind: str, caller: Caller, what: str, count: int = 1) -> None:
+        """The same of anything that is counted; ``what`` is the key's id, or the name of the root."""
+        self._used.add((kind, auditdraft.who(caller), what, self._now()), count)
         self._wake()
 
     def denied(self, caller: Caller, wish: Wish, decision: Decision) -> None:
@@ -179,17 +183,19 @@ class Audit:
         with self._lock:
             self._write(sync=False)
             if self._trouble is None:
-                for (who, key_id, second), count in self._signed.take().items():
-                    self._queue(self._signatures(who, key_id, second, count))
+                for used, count in self._used.take().items():
+                    self._queue(self._uses(*used, count))
                 for source, count in self._refused.take().items():
                     self._queue(self._more(source, count))
                 self._write(sync=True)
 
-    def _signatures(self, who: Who, key_id: str, second: datetime, count: int) -> Draft:
-        if not key_id:
-            return Draft(self._now(), "key.signed.others", "info", fields={"count": count})
-        fields = {"key_id": auditdraft.text(key_id), "second": rfc3339(second), "count": count}
-        return Draft(self._now(), "key.signed", "info", auditdraft.document(who), fields)
+    def _uses(self, kind: str, who: Who, what: str, second: datetime, count: int) -> Draft:
+        if not what:
+            return Draft(self._now(), kind, "info", fields={"count": count})
+        name = "key_id" if kind == "key.signed" else "root"
+        fields = {name: auditdraft.text(what), "second": rfc3339(second), "count": count}
+        severity = "warning" if kind == "data.refused" else "info"
+        return Draft(self._now(), kind, severity, auditdraft.document(who), fields)
 
     def _more(self, source: Source, count: int) -> Draft:
         kind, who, what = source

@@ -1,7 +1,9 @@
 """The fetcher: the only process with a network, and the one without keys (DESIGN.md, section 5).
 
 Every few minutes, never on the beat, it asks the attestation service for its version and a nonce. The newest nonce
-goes into the statement of the signer's next key: a lower bound for its age that somebody else vouches for.
+goes into the statement of the signer's next key: a lower bound for its age that somebody else vouches for. And it
+has secrets released for the signer, encrypted to the signer's key (agent.daemon.releases), and sends the heads of the
+audit log that are in new keys' statements (agent.daemon.heads).
 """
 
 from __future__ import annotations
@@ -10,22 +12,26 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from agent.core import headpost
 from agent.core.canonical import rfc3339
 from agent.core.config import Config, TasConfig
-from agent.core.errors import TeeAgentError
+from agent.core.errors import ConfigError, TeeAgentError
+from agent.core.exchange import Wrapped
 from agent.core.model import Nonce
 from agent.core.ports import Deadline as AnyDeadline
-from agent.daemon import privileges, sockets
+from agent.core.sealconfig import releases
+from agent.daemon import heads, privileges, sockets
 from agent.daemon.names import FETCHER, QUOTER, SOCKETS, socket_path
 from agent.daemon.peers import Caller
+from agent.daemon.releases import Fetch, Releases
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.role import Life, begin, live, rehardened
-from agent.daemon.rpc import Service
+from agent.daemon.rpc import Handler, Service
 from agent.daemon.state import State
 from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
@@ -37,6 +43,8 @@ INTERVAL_SECONDS = 300.0
 RETRY_SECONDS = 15.0
 """First pause after a failure; it doubles up to the interval."""
 JITTER = 0.2
+STATE, SIGNERS = frozenset({"state"}), frozenset({"release", heads.METHOD})
+"""Methods."""
 CREDENTIAL = "tas-api-key"
 """Name of the API key among the credentials of the unit (systemd.exec(5), LoadCredential)."""
 _EMPTY_BYTES = 1
@@ -87,7 +95,16 @@ def start(config: Config, *, supervised: bool) -> int:
     return run(config, lambda: _open(config), supervised=supervised)
 
 
-def _open(config: Config) -> Check | None:
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the fetcher asks of the service."""
+
+    check: Check
+    fetch: Fetch
+    post: heads.Post
+
+
+def _open(config: Config) -> Client | None:
     if config.tas is None:
         return None
     config = replace(config, tas=with_credential(config.tas))
@@ -96,7 +113,10 @@ def _open(config: Config) -> Check | None:
     def check(deadline: AnyDeadline) -> tuple[str, Nonce]:
         return client.version(deadline), client.nonce(deadline)
 
-    return check
+    def post(document: bytes, deadline: AnyDeadline) -> bool:
+        return headpost.answer(client.send(headpost.request(document), deadline))
+
+    return Client(check, client.fetch_wrapped, post)
 
 
 def with_credential(tas: TasConfig) -> TasConfig:
@@ -107,33 +127,64 @@ def with_credential(tas: TasConfig) -> TasConfig:
     return replace(tas, api_key_file=handed)
 
 
-def run(config: Config, open_check: Callable[[], Check | None], *, supervised: bool) -> int:
-    """The role's process. ``open_check`` reads what only root may (the API key) and is called first.
+def run(config: Config, open_client: Callable[[], Client | None], *, supervised: bool) -> int:
+    """The role's process. ``open_client`` reads what only root may (the API key) and is called first.
 
     Raises ConfigError, Conflict, PermissionMissing.
     """
     life = begin(FETCHER, supervised=supervised)
     user = privileges.unprivileged(config.daemon.fetcher_user, "fetcher_user")
     signer = privileges.unprivileged(config.daemon.signer_user, "signer_user")
-    watch = Watch(config.tas.url if config.tas else "", open_check())
+    _require_apart(config, signer, user)
+    client = open_client()
+    watch = Watch(config.tas.url if config.tas else "", client.check if client else None)
+    poster = heads.Poster(client.post if client else None)
     listener = sockets.listen(config.daemon.runtime_dir, SOCKETS[FETCHER])
     privileges.become(user)
     rehardened()
 
     async def answer(_params: dict[str, Any], _caller: Caller) -> dict[str, Any]:
-        return watch.state.document()
+        return {**watch.state.document(), **asdict(poster.state)}
 
     async def main(life: Life) -> None:
-        service = Service({"state": answer}, lambda caller: frozenset({"state"} if caller.uid in known else ()))
+        desk = _desk(config, client)
+        methods: dict[str, Handler] = {"state": answer, "release": desk.release, heads.METHOD: poster.send}
+        service = Service(methods, permits(signer.uid, user.uid), heads.MAX_REQUEST)
         await service.start(listener.sock)
         watching = asyncio.create_task(watch.run(lambda state: _tell(life, state)))
         life.notifier.ready("watches the attestation service" if config.tas else "no attestation service configured")
         await life.stop.wait()
         watching.cancel()
+        desk.close()
         await service.stop()
 
-    known = {0, signer.uid, user.uid}
     return live(life, main)
+
+
+def permits(signer_uid: int, fetcher_uid: int) -> Callable[[Caller], frozenset[str]]:
+    """Which methods a caller may use. Releases are for the signer: root, who could, would have asked by itself."""
+    table = {fetcher_uid: STATE, 0: STATE, signer_uid: STATE | SIGNERS}
+    return lambda caller: table.get(caller.uid, frozenset())
+
+
+def _require_apart(config: Config, signer: privileges.User, fetcher: privileges.User) -> None:
+    """The configuration compares names; two may be one user. Raises ConfigError."""
+    if signer.uid == fetcher.uid and releases(config.sealing, config.secrets):
+        raise ConfigError(
+            f"{config.source}: signer_user and fetcher_user are one user (uid {signer.uid})",
+            hint="secrets are for the signer, and not for the process that has the network",
+            code="config.unsafe",
+        )
+
+
+def _desk(config: Config, client: Client | None) -> Releases:
+    if config.tas is None or client is None:
+        return Releases({}, _no_service, 0.0)
+    return Releases(releases(config.sealing, config.secrets), client.fetch, config.tas.deadline_seconds)
+
+
+def _no_service(_policy_id: str, _key: bytes, _deadline: AnyDeadline) -> Wrapped:
+    raise ConfigError("no attestation service is configured", code="config.missing")
 
 
 def _tell(life: Life, state: State) -> None:

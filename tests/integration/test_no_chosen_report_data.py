@@ -54,7 +54,21 @@ NONCE = hashlib.sha256(b"the service's nonce").hexdigest()
 FIELDS = ("report_data", "reportData", "inblob", "user_data", "data", "nonce", "challenge", "digest", "root", "payload")
 NOT_TRIED = ("config", "json", "quiet", "follow")
 """Options that every command has; and following a file, which never ends and has no value to choose."""
-METHODS = ("tas", "signing_key", "challenge_batch", "collect", "compat", "quote", "report", "get_quote", "raw", "state")
+METHODS = (
+    "tas",
+    "signing_key",
+    "challenge_batch",
+    "collect",
+    "compat",
+    "quote",
+    "report",
+    "get_quote",
+    "raw",
+    "state",
+    "announce",
+    "derived_key",
+    "release",
+)
 
 RECORDING = """
 import sys
@@ -215,6 +229,8 @@ def frames() -> Iterator[bytes]:
     right: list[dict[str, Any]] = [
         {"nonce": nonce, "wrapping_key": key} for nonce in (NONCE, CHOSEN.hex()) for key in b64
     ]
+    right += [{"wrapping_key": key} for key in b64]
+    right += [{"what": what, "wrapping_key": key} for what in ("sealing", "tas", CHOSEN.hex()) for key in b64]
     right += [{"nonce": NONCE}, {"nonce": CHOSEN.hex()}, {"tree_size": 1, "root": CHOSEN.hex()}]
     right += [
         {"algorithm": algorithm, "use": use, "spki": key, "statement_digest": CHOSEN.hex()}
@@ -325,14 +341,27 @@ def test_commands(recorder: tuple[Daemon, Path], tmp_path: Path) -> None:
     assert not forbidden() & set(seen)
 
 
+def said(daemon: Daemon, uid: int, method: str, params: dict[str, Any]) -> str:
+    """What the quoter answers this user."""
+    frame = json.dumps({"method": method, "params": params}).encode()
+    (answer,) = ask(socket_path(daemon.runtime, "quoter"), as_user(uid), [struct.pack(">I", len(frame)) + frame])
+    return answer
+
+
 def test_the_search_finds_what_only_the_fetcher_may_ask_for(recorder: tuple[Daemon, Path]) -> None:
-    """Now the list does hold the service's form, and only that."""
+    """Now the list does hold the service's form, and only that: over a wrapping key that the signer announced."""
     daemon, log = recorder
     before = len(lines(log))
-    body = {"method": "tas", "params": {"nonce": NONCE, "wrapping_key": base64.b64encode(KEYS[0]).decode()}}
-    frame = json.dumps(body).encode()
-    (answer,) = ask(socket_path(daemon.runtime, "quoter"), as_user(FETCHER), [struct.pack(">I", len(frame)) + frame])
-    assert '"blob"' in answer
+    own = base64.b64encode(KEYS[0] + b"of its own").decode()
+    announced = {"wrapping_key": base64.b64encode(KEYS[0]).decode()}
+    for stolen in (own, announced["wrapping_key"]):
+        assert '"denied.peer"' in said(daemon, SIGNER, "tas", {"nonce": NONCE, "wrapping_key": stolen})
+    assert '"denied.peer"' in said(daemon, FETCHER, "announce", {"wrapping_key": own})
+    assert '"denied.wrapping-key"' in said(daemon, FETCHER, "tas", {"nonce": NONCE, "wrapping_key": own})
+    assert lines(log)[before:] == []
+    assert said(daemon, SIGNER, "announce", announced) == '{"result": {}}'
+    assert '"denied.wrapping-key"' in said(daemon, FETCHER, "tas", {"nonce": NONCE, "wrapping_key": own})
+    assert '"blob"' in said(daemon, FETCHER, "tas", {"nonce": NONCE, **announced})
     wanted = hashlib.sha512(NONCE.encode() + KEYS[0]).hexdigest()
     assert forbidden() & set(lines(log)[before:]) == {wanted}
 

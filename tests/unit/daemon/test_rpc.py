@@ -201,13 +201,13 @@ def caller(uid: int) -> Caller:
 def test_who_may_ask_the_quoter_for_what() -> None:
     may = permits(signer_uid=10, fetcher_uid=20)
     assert may(caller(0)) == quoter.ALL
-    assert may(caller(10)) == {"signing_key", "challenge_batch"}
+    assert may(caller(10)) == {"signing_key", "challenge_batch", "announce", "derived_key"}
     assert may(caller(20)) == {"tas"}
     assert may(caller(30)) == frozenset()
 
 
 def test_one_user_for_both_never_gets_the_services_form() -> None:
-    assert permits(signer_uid=10, fetcher_uid=10)(caller(10)) == {"signing_key", "challenge_batch"}
+    assert "tas" not in permits(signer_uid=10, fetcher_uid=10)(caller(10))
 
 
 SPKI = ALGORITHMS["Ed25519"].spki_prefix + bytes(32)
@@ -220,6 +220,7 @@ def test_the_desk_passes_fields_and_nothing_else(tmp_path: Path) -> None:
 
     def client(path: Path) -> None:
         remote = RemoteQuoter(path)
+        remote.announce(b"key", deadline=in_time())
         nonce = Nonce("ab" * 32)
         evidence = remote.tas(nonce, b"key", deadline=in_time())
         remote.signing_key("Ed25519", "bundle", SPKI, bytes(64), deadline=in_time())
@@ -233,7 +234,7 @@ def test_the_desk_passes_fields_and_nothing_else(tmp_path: Path) -> None:
             ("collect", bytes(16)),
         ]
 
-    serving(tmp_path, client, Service(desk.methods(), lambda _: quoter.ALL))
+    serving(tmp_path, client, Service(desk.methods(), lambda _: quoter.ALL | quoter.SIGNER))
 
 
 @pytest.mark.parametrize(
@@ -257,6 +258,11 @@ def test_the_desk_passes_fields_and_nothing_else(tmp_path: Path) -> None:
         ("collect", {"nonce": "00" * 15}),
         ("collect", {"nonce": "00" * 65}),
         ("collect", {"nonce": ["00"] * 32}),
+        ("announce", {}),
+        ("announce", {"wrapping_key": ""}),
+        ("announce", {"wrapping_key": "QUJD", "nonce": "ab" * 32}),
+        ("derived_key", {"context": "mine"}),
+        ("derived_key", {"fields": []}),
     ],
     ids=str,
 )
@@ -268,4 +274,4 @@ def test_the_desk_refuses(tmp_path: Path, method: str, params: dict[str, Any]) -
             call(path, method, params, deadline=in_time())
         assert quotes.asked == []
 
-    serving(tmp_path, client, Service(Desk(quotes, 30).methods(), lambda _: quoter.ALL))
+    serving(tmp_path, client, Service(Desk(quotes, 30).methods(), lambda _: quoter.ALL | quoter.SIGNER))
