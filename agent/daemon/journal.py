@@ -80,6 +80,14 @@ class Reports:
             told = partial(self.journal.event, "tcb.changed", severity="warning", caller=None, **about)
             self._meanwhile(in_thread(told))
 
+    def policy(self, rules: int, error: TeeAgentError | None) -> None:
+        """The access policy was read again: so many rules are in force, the old ones where there is an error."""
+        if error is None:
+            self._meanwhile(self.tell("policy.loaded", "notice", rules=rules))
+        else:
+            told = self.tell("policy.kept", "warning", rules=rules, code=error.code, message=error.message)
+            self._meanwhile(told)
+
     def _meanwhile(self, telling: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(telling)
         self._telling.add(task)
