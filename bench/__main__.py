@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import boot, initramfs, quotes, running, verification
+from bench import batches, boot, initramfs, quotes, running, verification
 from bench.figure import Figure, table, write
 from sim.demo_world import World
 from tests.vm.command import HarnessError
@@ -34,6 +34,7 @@ def daemon() -> list[Figure]:
 
 PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "daemon": daemon,
+    "batches": batches.signatures,
     "quotes": quotes.tdx_and_parsing,
     "initramfs": initramfs.growth,
     "boot": boot.to_mapped,

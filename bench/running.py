@@ -64,7 +64,7 @@ def signatures(world: World) -> list[Figure]:
     head = f"POST /v1/sign HTTP/1.1\r\nHost: agent\r\nContent-Length: {len(PAYLOAD)}\r\n\r\n".encode()
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(str(world.socket))
-        ours, peer, ratio = paired(lambda: _sign_rate(link, head + PAYLOAD), _openssl_rate, rounds=3)
+        ours, peer, ratio = paired(lambda: _sign_rate(link, head + PAYLOAD), openssl_rate, rounds=3)
     detail = f"{ours:.0f} bundles/s against {peer:.0f} signatures/s"
     return [Figure("signatures over the socket", ratio, "x", 0.4, True, "openssl speed ed25519", detail)]
 
@@ -91,7 +91,8 @@ def _read_answer(link: socket.socket) -> None:
         missing -= len(link.recv(65536))
 
 
-def _openssl_rate() -> float:
+def openssl_rate() -> float:
+    """Signatures per second of `openssl speed ed25519`."""
     words = ("openssl", "speed", "-seconds", str(int(SECONDS)), "ed25519")
     text = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
     return float(text.strip().splitlines()[-1].split()[-2])

@@ -114,9 +114,10 @@ class Reader:
     def __init__(self, document: Any, what: str, keys: frozenset[str]) -> None:
         if not isinstance(document, dict):
             raise FormatError(f"{what} is not a JSON object", record=what)
-        if missing := sorted(keys - document.keys()):
-            raise FormatError(f"{what}: {', '.join(missing)} missing", record=what)
-        if unknown := sorted(document.keys() - keys):
+        if document.keys() != keys:
+            if missing := sorted(keys - document.keys()):
+                raise FormatError(f"{what}: {', '.join(missing)} missing", record=what)
+            unknown = sorted(document.keys() - keys)
             raise FormatError(f"{what}: unknown field {shown(unknown[0])}", record=what)
         self._document: dict[str, Any] = document
         self.what = what

@@ -61,9 +61,10 @@ class Bulk:
         """
         with self._place(uid):
             async with self._memory.whole(request, uid, MAX_BYTES) as data:
-                asked = await self._each(_numbered(read), tuple(enumerate(items(data))), lambda _: None)
+                asked = await self._read(read, items(data))
                 press = await begin()
-                made = await self._each(press.sign, asked, press.count)
+                made: list[bytes] = []
+                await self._each(press.sign, asked, made, press.count)
         return b'{%s"signatures":[%s]}\n' % (press.head, b",".join(made))
 
     @contextmanager
@@ -80,8 +81,17 @@ class Bulk:
             if not self._under_way[uid]:
                 del self._under_way[uid]
 
-    async def _each(self, work: Callable[[T], U], things: Sequence[T], count: Count) -> list[U]:
-        made: list[U] = []
+    async def _read(self, read: Callable[[Any], T], found: Sequence[Any]) -> list[T]:
+        asked: list[T] = []
+        try:
+            await self._each(read, found, asked, lambda _: None)
+        except FormatError as error:
+            message = f"payloads[{len(asked)}]: {error.message}"
+            raise type(error)(message, record="batch", hint=error.hint, code=error.code) from error
+        return asked
+
+    async def _each(self, work: Callable[[T], U], things: Sequence[T], made: list[U], count: Count) -> None:
+        """``made`` grows by what ``work`` makes of each of the ``things``."""
         while len(made) < len(things):
             async with self._turn:
                 before, end = len(made), self._clock() + SLICE_SECONDS
@@ -94,7 +104,6 @@ class Bulk:
                     if len(made) > before:
                         count(len(made) - before)
             await asyncio.sleep(0)
-        return made
 
 
 def items(data: bytes) -> list[Any]:
@@ -111,16 +120,3 @@ def items(data: bytes) -> list[Any]:
 
 def _not_a_batch() -> FormatError:
     return FormatError(f"payloads: a list of 1 to {MAX_ITEMS}, each with data or digest", record="batch")
-
-
-def _numbered(read: Callable[[Any], T]) -> Callable[[tuple[int, Any]], T]:
-    """``read`` that says which payload was wrong."""
-
-    def numbered(thing: tuple[int, Any]) -> T:
-        try:
-            return read(thing[1])
-        except FormatError as error:
-            message = f"payloads[{thing[0]}]: {error.message}"
-            raise type(error)(message, record="batch", hint=error.hint, code=error.code) from error
-
-    return numbered
