@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,12 +95,7 @@ class Source:
     async def released(self, what: str) -> Released:
         """Raises SecretError (``secret.refused`` where the service said no), TransportError, DeadlineExceeded..."""
         key = await self._keys.take()
-        try:
-            return await in_thread(lambda: self._release(what, key))
-        except Denied as error:
-            # Not this caller was denied, but this machine.
-            message = f"not released to this machine: {error.message}"
-            raise SecretError(message, hint=error.hint, code="secret.refused") from error
+        return await _asked(lambda: self._release(what, key))
 
     def _release(self, what: str, key: WrappingKey) -> Released:
         deadline = Deadline(self._seconds + SPARE_SECONDS, "secret from the attestation service")
@@ -109,9 +104,18 @@ class Source:
         return Released(key.unseal(wrapped), wrapped.added_root)
 
     async def derived(self) -> Released:
-        """The chip's own key for this guest. Raises FirmwareError, PlatformError, Denied, TransportError..."""
+        """The chip's own key for this guest. Raises FirmwareError, PlatformError, SecretError, TransportError..."""
         deadline = Deadline(2 * self._quote_seconds, "derived key")
-        return Released(await in_thread(lambda: self._quoting.derived_key(deadline=deadline)), added_root=False)
+        return await _asked(lambda: Released(self._quoting.derived_key(deadline=deadline), added_root=False))
+
+
+async def _asked(work: Callable[[], Released]) -> Released:
+    """In a thread. Denied is this machine then, not the caller, who must not read it as the policy's word."""
+    try:
+        return await in_thread(work)
+    except Denied as error:
+        message = f"not released to this machine: {error.message}"
+        raise SecretError(message, hint=error.hint, code="secret.refused") from error
 
 
 class Roots:
@@ -135,6 +139,11 @@ class Roots:
         folder, seconds = config.daemon.runtime_dir, config.tas.deadline_seconds if config.tas else 0.0
         quoting, releasing = RemoteQuoter(socket_path(folder, QUOTER)), RemoteReleases(socket_path(folder, FETCHER))
         return cls(config, Source(releasing, quoting, seconds, config.evidence.quote_seconds), told)
+
+    @property
+    def root(self) -> Callable[[], Awaitable[Sealer]] | None:
+        """``sealer``, where the configuration has a root."""
+        return None if self.kind == "none" else self.sealer
 
     @property
     def names(self) -> tuple[str, ...]:
