@@ -17,7 +17,7 @@ from tests.support.openapi import TARGET, document, objects, operations, rendere
 
 DOCUMENT = document()
 OPEN = (
-    "/components/schemas/Claims",
+    "/components/schemas/Claim",
     "/components/schemas/Policy/properties",
     "/components/schemas/Question/oneOf",
     "/components/schemas/Verdict",
