@@ -27,7 +27,7 @@ _LOOSE = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)|(?<!\r)\n|\n[\t ]")
 """In a head: control characters, CR or LF alone, and a header that goes on in the next line."""
 _ONCE = frozenset({"content-length", "content-type", "expect", "host", "transfer-encoding"})
 """Given twice, they leave to the reader which one counts."""
-_STEPS = 512
+STEPS = 512
 """Chunks that are looked at before others have their turn."""
 
 
@@ -65,7 +65,7 @@ class _Chunks:
     def checked(self, data: bytes) -> int:
         """Bytes at the start of ``data`` that are well framed; a line that is not whole waits for the next call."""
         at = 0
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             part = min(self._left, len(data) - at)
             self._left -= part
             at += part
@@ -100,7 +100,7 @@ class _Parsed:
         self._headers: dict[str, str] = {}
         self._count = 0
         self._wrong = ""
-        self._begun = self._ended = False
+        self._begun = self._ended = self._alive = self._other = False
         self._body: Body | None = None
         self._chunks = _Chunks()
 
@@ -120,7 +120,10 @@ class _Parsed:
             self._headers[key] += f", {text}"
 
     def on_headers_complete(self) -> None:
+        """What the parser forgets with the end of the message is asked here."""
         self._begun = True
+        self._alive = self._parser.should_keep_alive()
+        self._other = self._parser.should_upgrade()
 
     def on_body(self, data: bytes) -> None:
         if self._body:
@@ -141,7 +144,7 @@ class _Parsed:
             raise refused("a head that is not in strict form")
         self._feed(data)
         version = self._parser.get_http_version()
-        if not self._begun or version not in VERSIONS or self._parser.should_upgrade():
+        if not self._begun or version not in VERSIONS or self._other:
             raise refused("not a request of HTTP/1.1")
         if self._wrong or self._count > HEADERS:
             raise refused(self._wrong or f"more than {HEADERS} headers")
@@ -149,8 +152,8 @@ class _Parsed:
         if self._ended != (length == 0):
             raise refused("where the body ends is not clear")
         asks = version != "1.0" and self._headers.get("expect", "").lower() == "100-continue"
-        method, alive = self._parser.get_method().decode("ascii"), self._parser.should_keep_alive()
-        return Head(method, *_split(self._target), Headers(self._headers), length, alive, asks)
+        method = self._parser.get_method().decode("ascii")
+        return Head(method, *_split(self._target), Headers(self._headers), length, self._alive, asks)
 
     def _length(self, version: str) -> int | None:
         """Of the body (RFC 9112, 6); None for chunks."""
