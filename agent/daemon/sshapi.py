@@ -145,9 +145,10 @@ class Session:
 
     def _bind(self, request: Bind | BrokenBind) -> bytes:
         """Whatever it says narrows the connection, proven or not; it can't be widened again."""
-        if isinstance(request, BrokenBind) or request.forwarding or self._bound:
-            self._remote = True
         if isinstance(request, BrokenBind):
+            self._remote = True
             return sshagent.EXTENSION_FAILURE
-        again, self._bound = self._bound is not None, self._bound or request
-        return sshagent.SUCCESS if is_signed(request) and not again else sshagent.EXTENSION_FAILURE
+        first = self._bound is None and not self._remote
+        self._remote |= request.forwarding or not first
+        self._bound = self._bound or request
+        return sshagent.SUCCESS if first and is_signed(request) else sshagent.EXTENSION_FAILURE

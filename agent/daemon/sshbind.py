@@ -44,7 +44,7 @@ def is_signed(bind: Bind) -> bool:
             public.verify(signature, bind.session, padding.PKCS1v15(), _RSA[name])
         else:
             return False
-    except (FormatError, InvalidSignature, UnsupportedAlgorithm, ValueError, KeyError):
+    except (FormatError, InvalidSignature, UnsupportedAlgorithm, ValueError, LookupError, NotImplementedError):
         return False
     return True
 
