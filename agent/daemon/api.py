@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from agent.core.access import Decision, Wish
 from agent.core.bundle import Bundle, Payload
-from agent.core.challenge import MAX_OBJECT, NONCE_MAX, NONCE_MIN
-from agent.core.errors import FormatError
-from agent.daemon import body, bulk, payloads
+from agent.daemon import body, bulk, freshapi, payloads
 from agent.daemon.attachapi import AttachmentApi
-from agent.daemon.batch import Batcher, Challenge
 from agent.daemon.bulk import Press
-from agent.daemon.dispatch import Act, Call, Dispatch, Handler, Routes, as_bytes, as_json, require_type
+from agent.daemon.dispatch import Act, Call, Dispatch, Handler, Routes, as_bytes, as_json
 from agent.daemon.formats import BUNDLE_TYPE, BUNDLES, NOTHING, accepted
+from agent.daemon.freshapi import FreshApi
+from agent.daemon.holders import OwnHolder
 from agent.daemon.journal import Reports
 from agent.daemon.keyapi import KeyApi
 from agent.daemon.keys import KeyRing
@@ -46,6 +43,7 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
 }
 """All there is, with the access policy's operation for each; a test walks it."""
 TEXTS = frozenset({"context", "audience"})
+SIGN = TEXTS | freshapi.OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Api:
     """The endpoints over the agent's own key, and those of named keys."""
 
     ring: KeyRing
-    batcher: Batcher
+    fresh: FreshApi
     reporter: Reporter
     named: KeyApi
     reports: Reports
@@ -66,7 +64,7 @@ class Api:
         named = self.named
         handlers: Mapping[str, Mapping[str, Handler]] = {
             "/v1/sign": {"POST": self.sign},
-            "/v1/challenge": {"POST": self.challenge},
+            "/v1/challenge": {"POST": self.fresh.challenge},
             "/v1/status": {"GET": self.status},
             "/v1/keys": {"GET": named.index, "POST": named.create},
             "/v1/keys/{name}": {"GET": named.show, "DELETE": named.destroy},
@@ -82,10 +80,13 @@ class Api:
 
     async def sign(self, call: Call) -> tuple[Wish, Act]:
         """A bundle over the body, or over a digest of it, by the current key; of a batch, one over each payload."""
-        texts = {name: body.text(value, name) for name, value in body.query(call.request, TEXTS).items()}
-        context, audience = texts.get("context", ""), texts.get("audience", "")
+        options = body.query(call.request, SIGN)
+        fresh = freshapi.wanted(options)
+        context, audience = (body.text(options.get(name, ""), name) for name in ("context", "audience"))
 
         async def act(_: Decision) -> Response:
+            if fresh:
+                return await self.fresh.signed(call, OwnHolder(self.ring), options)
             if call.request.content_type == bulk.TYPE:
                 return await self._batch(call, context, audience)
             media_type = accepted(call.request, *BUNDLES)
@@ -110,28 +111,6 @@ class Api:
         made = await self.named.means.bulk.answer(call.request, caller.uid, payloads.of_item, begin)
         return as_bytes(made, media_type)
 
-    async def challenge(self, call: Call) -> tuple[Wish, Act]:
-        """A bundle with evidence made after the nonce came."""
-        body.query(call.request, frozenset())
-        require_type(call.request, "application/json")
-        defaults: dict[str, Any] = {"context": "", "audience": "", "claims": {}, "payload": None}
-        fields = await body.document(call.request, frozenset({"nonce"}), defaults)
-        asked = Challenge(
-            fields.hexadecimal("nonce", NONCE_MIN, NONCE_MAX),
-            NOTHING if fields.item("payload") is None else payloads.digest(fields.item("payload")),
-            body.text(fields.text("context", 256), "context"),
-            body.text(fields.text("audience", 256), "audience"),
-            call.peer.caller.document(),
-            _claims(fields.item("claims")),
-        )
-
-        async def act(_: Decision) -> Response:
-            bundle, key_id = await self.batcher.answered(asked, call.peer.caller.uid)
-            self.reports.signed(call.peer.caller, key_id)
-            return as_bytes(bundle, BUNDLE_TYPE)
-
-        return Wish("challenge", context=asked.context, audience=asked.audience), act
-
     async def status(self, call: Call) -> tuple[Wish, Act]:
         """How the agent is."""
         body.query(call.request, frozenset())
@@ -140,9 +119,3 @@ class Api:
             return as_json(await self.reporter.status())
 
         return Wish("status"), act
-
-
-def _claims(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict) or len(json.dumps(value)) > MAX_OBJECT:
-        raise FormatError(f"claims: an object of at most {MAX_OBJECT} bytes", record="request")
-    return value

@@ -20,7 +20,9 @@ from agent.daemon.api import ROUTES, Api, Dispatch
 from agent.daemon.attachments import AGENT, Current
 from agent.daemon.audit import Audit
 from agent.daemon.batch import Batcher
+from agent.daemon.budget import Budget
 from agent.daemon.formats import Means, whose
+from agent.daemon.freshapi import FreshApi
 from agent.daemon.front import Front
 from agent.daemon.guard import Guard, OnDenied
 from agent.daemon.journal import Reports
@@ -32,6 +34,7 @@ from agent.daemon.names import QUOTER, socket_path
 from agent.daemon.openapi import Description
 from agent.daemon.peers import Caller
 from agent.daemon.remote import RemoteQuoter
+from agent.daemon.renewal import Renewal, Watched
 from agent.daemon.report import Reporter, service_state
 from agent.daemon.role import Life
 from agent.daemon.sshapi import SshApi
@@ -63,6 +66,7 @@ class Signer:
     reports: Reports
     ring: KeyRing
     named: NamedKeys
+    renewal: Renewal
     batcher: Batcher
     front: Front
     ssh: SshFront
@@ -80,21 +84,25 @@ class Signer:
         audit.open(__version__)
         reports = Reports(audit)
         tally = Tally()
-        quotes, nonce = Metered(RemoteQuoter(socket_path(folder, QUOTER)), tally), newest_nonce(folder)
-        attester = Attester(terms, quotes, complete, nonce, audit.anchor)
+        renewal = Renewal(reports.tcb_changed)
+        quotes = Watched(Metered(RemoteQuoter(socket_path(folder, QUOTER)), tally), renewal.seen)
+        nonce, budget = newest_nonce(folder), Budget(config.daemon.challenge_batch_max)
+        attester = Attester(terms, quotes, complete, nonce, audit.anchor, budget=budget)
         ring = KeyRing(attester)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
         named = NamedKeys(attester, limits, reports.ended)
-        batcher = Batcher(ring, quotes, complete, config.daemon.challenge_batch_max)
+        batcher = Batcher(budget, quotes, complete, terms.quote_seconds)
         front = Front(guard)
         ssh = SshFront(front.admission, SshApi(named, guard, reports))
         metrics = MetricsApi(tally, ring, named, batcher, audit, front.count)
         reporter = Reporter(folder, ring, batcher, named, front.count, ssh.summary, lambda: guard.notes, audit.summary)
-        keys = KeyApi(named, ring, guard, reports, Means.of(attached(ring, named)))
-        api = Api(ring, batcher, reporter, keys, reports, early.description, early.verifier, metrics)
+        means = Means.of(attached(ring, named))
+        fresh = FreshApi(ring, batcher, guard, reports, means)
+        keys = KeyApi(named, ring, guard, reports, means, fresh)
+        api = Api(ring, fresh, reporter, keys, reports, early.description, early.verifier, metrics)
         guard.on_denied = _both(audit, tally)
         dispatch = Dispatch(api.routes(), guard, ROUTES, tally)
-        return cls(guard, audit, reports, ring, named, batcher, front, ssh, dispatch)
+        return cls(guard, audit, reports, ring, named, renewal, batcher, front, ssh, dispatch)
 
     def work(self, life: Life, sock: socket.socket, ssh: socket.socket | None) -> tuple[Work, ...]:
         """What runs for ever beside each other: ``sock`` is served among it, and ``ssh`` to ssh clients."""
@@ -102,6 +110,7 @@ class Signer:
         return (
             self.ring.run(told, self.reports.own),
             self.named.run(told),
+            self.renewal.run(self.ring, self.named),
             self.batcher.run(),
             self.audit.run(),
             self.front.run(sock, self.dispatch),

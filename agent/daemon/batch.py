@@ -1,168 +1,273 @@
-"""Fresh answers: challenges that arrive while a quote is made become the leaves of the next one.
+"""Fresh answers: what is asked for while a quote is made becomes the leaves of the next one.
 
-Hardware gives one to 25 quotes a second, so many nonces share one (DESIGN.md section 4). The tree is closed before
-the quote is asked for; each answer carries its own proof. What waits is bounded, over all and per user.
+Hardware gives one to 25 quotes a second, so many answers share one (DESIGN.md section 4). The tree is closed before
+the quote is asked for; each answer carries its own proof. Which requests may wait, and when a quote is asked for, is
+agent.daemon.budget's to say; here a tree takes from each user in turn, so that nobody fills it alone. Answers are
+written in slices: thousands come due at once, and others want to be served meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import secrets
 import time
-from collections import Counter, deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from agent.core.bundle import Attachments, Bundle, Fresh, Payload
-from agent.core.challenge import RANDOM_SIZE, Leaf
+from agent.core.bundle import Attachments, Bundle, Fresh
+from agent.core.challenge import RANDOM_SIZE
 from agent.core.errors import DeadlineExceeded, ServerError, TeeAgentError
-from agent.core.merkle import Tree
+from agent.core.merkle import Tree, leaf_hash
+from agent.core.model import Endorsements, Tee
 from agent.daemon import problem
-from agent.daemon.keys import AttestedKey, Complete, KeyRing, quoted
+from agent.daemon.asked import Answered, Asked, Challenge, Signing
+from agent.daemon.budget import Budget, Turn, payer_of
+from agent.daemon.keys import Complete, utc_now
 from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
 from agent.quoter import Quotes
 
-MAX_WAITING, MAX_WAITING_EACH = 1024, 256
-"""Challenges that wait at the most, over all and per user; less where batches are small."""
-
 PATIENCE_SECONDS = 5.0
-"""For an answer, beyond the time of two quotes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Challenge:
-    """One caller's wish. ``caller`` is what the kernel says of it, ``claims`` what it says itself."""
-
-    nonce: bytes
-    payload: Payload
-    context: str
-    audience: str
-    caller: Mapping[str, Any]
-    claims: Mapping[str, Any]
-
-    def leaf(self, random: bytes, key: AttestedKey) -> Leaf:
-        return Leaf(
-            random,
-            self.nonce,
-            self.payload.digest,
-            self.context,
-            self.audience,
-            key.attachments.key_sha256,
-            key.statement.digest(),
-            self.caller,
-            self.claims,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Quoted:
-    """A closed tree and the evidence over it."""
-
-    key: AttestedKey
-    attachments: Attachments
-    tree: Tree
+"""For an answer, beyond the time of three quotes: the one under way, one of another kind, its own."""
+SLICE_SECONDS = 0.002
+"""Of answers written, before others get their turn."""
+TRIES = 2
+"""For a request whose key's evidence runs out while it waits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    challenge: Challenge
-    uid: int
+    """``done`` gets None when the key's evidence has run out: then with a new one, once more."""
+
+    asked: Asked
+    key: Signing
     random: bytes
-    done: asyncio.Future[tuple[Quoted, int]]
+    hashes: Sequence[bytes]
+    done: asyncio.Future[Answered | None]
+
+    def fail(self, error: TeeAgentError) -> None:
+        if not self.done.done():
+            self.done.set_exception(problem.exception(problem.document(error)))
+
+    def settle(self, answered: Answered | None) -> None:
+        if not self.done.done():
+            self.done.set_result(answered)
+
+
+@dataclass(frozen=True, slots=True)
+class _Quoted:
+    """A closed tree, and the evidence over it as a bundle carries it."""
+
+    tree: Tree
+    tee: Tee
+    blob: bytes
+    endorsements: Endorsements
+    made: dict[bytes, Attachments] = field(default_factory=dict)
+
+    def attached(self, key: Signing) -> Attachments:
+        """The key and its statement under this evidence: made once for each."""
+        digest = key.attachments.digest
+        if digest not in self.made:
+            found = Attachments(self.tee, self.blob, self.endorsements, key.attachments.spki, key.statement)
+            self.made[digest] = found
+        return self.made[digest]
 
 
 class Batcher:
-    """Takes challenges, makes quotes one after the other, gives bundles."""
+    """Takes requests, has quotes made, answers.
 
-    def __init__(self, ring: KeyRing, quotes: Quotes, complete: Complete, most: int) -> None:
-        self._ring = ring
+    ``quote_seconds`` is for one quote at the most; ``now`` is the calendar's time.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        quotes: Quotes,
+        complete: Complete,
+        quote_seconds: float,
+        *,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._budget = budget
         self._quotes = quotes
         self._complete = complete
-        self._most = most
-        self._all, self._each = min(4 * most, MAX_WAITING), min(2 * most, MAX_WAITING_EACH)
-        self._queue: deque[_Waiting] = deque()
-        self._waiting: Counter[int] = Counter()
-        self._arrived = asyncio.Event()
-        self.quote_seconds = 0.0
+        self._seconds = quote_seconds
+        self._now = now
+        self._lines: dict[int, deque[_Waiting]] = {}
+        self._queued = 0
+        self._arrived, self._full = asyncio.Event(), asyncio.Event()
+        self._answering = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
         self.batches = 0
 
     @property
     def waiting(self) -> int:
         """Challenges without an answer yet."""
-        return self._waiting.total()
+        return self._budget.challenges
 
-    async def answer(self, challenge: Challenge, uid: int) -> bytes:
-        """The bundle. Raises ServerError over budget, DeadlineExceeded, and what kept the quote from being made."""
-        return (await self.answered(challenge, uid))[0]
+    @property
+    def quote_seconds(self) -> float:
+        """What the last quote of all took; 0.0 before the first."""
+        return self._budget.quote_seconds
 
-    async def answered(self, challenge: Challenge, uid: int) -> tuple[bytes, str]:
-        """The same with the id (SHA-256 of its SubjectPublicKeyInfo, hex) of the key that signed."""
-        if self._waiting[uid] >= self._each or self.waiting >= self._all:
-            raise ServerError("too many challenges wait", retry_after=self._backlog_seconds(), code="server.budget")
-        done: asyncio.Future[tuple[Quoted, int]] = asyncio.get_running_loop().create_future()
-        item = _Waiting(challenge, uid, secrets.token_bytes(RANDOM_SIZE), done)
-        self._waiting[uid] += 1
-        self._queue.append(item)
+    async def answer(self, asked: Asked) -> Answered:
+        """The answers. Raises ServerError over budget (``server.budget``) and when the agent stops, DeadlineExceeded,
+        what the holder raises, and what kept the quote from being made."""
+        size = sum(challenge.size() for challenge in asked.challenges)
+        with self._budget.leaf_places(payer_of(asked.uid), len(asked.challenges), size):
+            try:
+                async with asyncio.timeout(3 * self._seconds + PATIENCE_SECONDS):
+                    for _ in range(TRIES):
+                        key = await asked.holder.current()
+                        if answered := await self._waited_for(asked, key):
+                            return answered
+            except TimeoutError as error:
+                raise DeadlineExceeded("the evidence did not come in time", hint="ask again") from error
+        raise ServerError("the key's evidence ran out before its quote came", retry_after=1.0)
+
+    async def _waited_for(self, asked: Asked, key: Signing) -> Answered | None:
+        if self._stopped:
+            raise _stopping()
+        random = secrets.token_bytes(RANDOM_SIZE * len(asked.challenges))
+        hashes = [
+            leaf_hash(challenge.leaf(_part(random, number), key).encode())
+            for number, challenge in enumerate(asked.challenges)
+        ]
+        done: asyncio.Future[Answered | None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(asked.uid, deque()).append(_Waiting(asked, key, random, hashes, done))
+        self._queued += len(hashes)
         self._arrived.set()
-        try:
-            async with asyncio.timeout(2 * self._ring.terms.quote_seconds + PATIENCE_SECONDS):
-                batch, index = await done
-        except TimeoutError as error:
-            raise DeadlineExceeded("the evidence did not come in time", hint="ask again") from error
-        finally:
-            self._waiting[uid] -= 1
-            if not self._waiting[uid]:
-                del self._waiting[uid]
-        return _bundle(item, batch, index), batch.attachments.key_sha256.hex()
-
-    def _backlog_seconds(self) -> float:
-        return max(1.0, (self.waiting / self._most + 1) * self.quote_seconds)
+        if self._queued >= self._budget.most:
+            self._full.set()
+        return await done
 
     async def run(self) -> None:
-        """Serve for ever."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while items := self._take():
-                await self._serve(items)
-
-    def _take(self) -> list[_Waiting]:
-        """The next batch; who gave up meanwhile is left out."""
-        items: list[_Waiting] = []
-        while self._queue and len(items) < self._most:
-            item = self._queue.popleft()
-            if not item.done.done():
-                items.append(item)
-        return items
-
-    async def _serve(self, items: list[_Waiting]) -> None:
+        """Serve for ever. Cancelled, it takes no more; what a quote is being made for is still answered."""
         try:
-            key = await self._ring.current()
-            tree = Tree([item.challenge.leaf(item.random, key).encode() for item in items])
-            batch = await in_thread(partial(self._quote, key, tree))
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._lines:
+                    await asyncio.shield(self._task(self._next()))
+        finally:
+            self._stopped = True
+            for line in self._lines.values():
+                for item in line:
+                    item.fail(_stopping())
+            self._lines.clear()
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _next(self) -> None:
+        """One quote: over what waits when its turn has come."""
+        items: list[_Waiting] = []
+        try:
+            async with self._budget.turn(Turn.TREE, full=self._full) as turn:
+                items = self._closed()
+                turn.quoted = bool(items)
+                if items:
+                    quoted = await in_thread(partial(self._quote, [one for item in items for one in item.hashes]))
         except TeeAgentError as error:
             for item in items:
-                if not item.done.done():
-                    item.done.set_exception(problem.exception(problem.document(error)))
-            return
-        self.batches += 1
-        for index, item in enumerate(items):
-            if not item.done.done():
-                item.done.set_result((batch, index))
+                item.fail(error)
+        else:
+            if items:
+                self.batches += 1
+                # The next quote is asked for while these answers are written.
+                self._task(self._write(quoted, items))
 
-    def _quote(self, key: AttestedKey, tree: Tree) -> Quoted:
-        begun = time.monotonic()
-        deadline = Deadline(2 * self._ring.terms.quote_seconds, "evidence for challenges")
+    def _closed(self) -> list[_Waiting]:
+        """The requests of the next tree: in turn from whom it has the fewest leaves of. Who left is left out."""
+        items: list[_Waiting] = []
+        room, at = self._budget.most, self._now()
+        heap = [(0, number, uid) for number, uid in enumerate(self._lines)]
+        while heap:
+            taken, number, uid = heapq.heappop(heap)
+            line = self._lines[uid]
+            while line and not self._may_stay(line[0], at):
+                self._queued -= len(line.popleft().hashes)
+            if not line:
+                del self._lines[uid]
+            elif (count := len(line[0].hashes)) <= room:
+                items.append(line.popleft())
+                room, self._queued = room - count, self._queued - count
+                heapq.heappush(heap, (taken + count, number, uid))
+        self._full.clear()
+        if self._queued >= self._budget.most:
+            self._full.set()
+        return items
+
+    def _may_stay(self, item: _Waiting, at: datetime) -> bool:
+        """False for one that has left, or whose key is no longer what it was: then it has been told."""
+        try:
+            item.asked.holder.require()
+        except TeeAgentError as error:
+            item.fail(error)
+        if not item.key.valid(at):
+            item.settle(None)
+        return not item.done.done()
+
+    def _quote(self, hashes: Sequence[bytes]) -> _Quoted:
+        tree = Tree(hashes, hashed=True)
+        deadline = Deadline(2 * self._seconds, "evidence for challenges")
         evidence = self._quotes.challenge_batch(tree.size, tree.root, deadline=deadline)
-        self.quote_seconds = time.monotonic() - begun
-        return Quoted(key, quoted(key, evidence, self._complete), tree)
+        return _Quoted(tree, evidence.tee, *self._complete(evidence))
+
+    async def _write(self, quoted: _Quoted, items: Sequence[_Waiting]) -> None:
+        async with self._answering:
+            slices, first = _Slices(), 0
+            for item in items:
+                await self._settle(quoted, item, first, slices)
+                first += len(item.hashes)
+
+    async def _settle(self, quoted: _Quoted, item: _Waiting, first: int, slices: _Slices) -> None:
+        """Answer one request, unless it has left or its key has ended meanwhile."""
+        documents: list[bytes] = []
+        try:
+            attached = quoted.attached(item.key)
+            for number, challenge in enumerate(item.asked.challenges):
+                if not self._may_stay(item, self._now()):
+                    return
+                fresh = _fresh(quoted.tree, challenge, _part(item.random, number), first + number)
+                draft = Bundle(challenge.payload, challenge.context, challenge.audience, attached, fresh)
+                documents.append(item.asked.form(draft, item.key.sign))
+                await slices.pause()
+        except TeeAgentError as error:
+            item.fail(error)
+        else:
+            item.settle(Answered(attached, documents))
 
 
-def _bundle(item: _Waiting, batch: Quoted, index: int) -> bytes:
-    wish, tree = item.challenge, batch.tree
-    fresh = Fresh(item.random, wish.nonce, wish.caller, wish.claims, tree.root, tree.size, index, tree.proof(index))
-    draft = Bundle(wish.payload, wish.context, wish.audience, batch.attachments, fresh)
-    return draft.signed(batch.key.private.sign(draft.signing_input())).encode()
+class _Slices:
+    """Lets others go on when a slice of time is used up."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + SLICE_SECONDS
+
+    async def pause(self) -> None:
+        if time.monotonic() >= self._until:
+            await asyncio.sleep(0)
+            self._until = time.monotonic() + SLICE_SECONDS
+
+
+def _fresh(tree: Tree, challenge: Challenge, random: bytes, index: int) -> Fresh:
+    path = tree.proof(index)
+    return Fresh(random, challenge.nonce, challenge.caller, challenge.claims, tree.root, tree.size, index, path)
+
+
+def _part(random: bytes, number: int) -> bytes:
+    return random[number * RANDOM_SIZE : (number + 1) * RANDOM_SIZE]
+
+
+def _stopping() -> ServerError:
+    return ServerError("the agent stops", hint="ask again when it runs", retry_after=5.0)

@@ -12,10 +12,13 @@ from typing import Any
 from agent.core import keydoc
 from agent.core.access import Decision, Wish
 from agent.core.errors import FormatError, TeeAgentError, UsageError
-from agent.daemon import body, formats
+from agent.daemon import body, formats, freshapi
+from agent.daemon.budget import payer_of
 from agent.daemon.dispatch import Act, Call, as_bytes, as_json, require_type
-from agent.daemon.formats import Means, Order
+from agent.daemon.formats import Means, Order, whose
+from agent.daemon.freshapi import FreshApi
 from agent.daemon.guard import Guard
+from agent.daemon.holders import NamedHolder
 from agent.daemon.journal import Reports
 from agent.daemon.keys import KeyRing
 from agent.daemon.keystore import require_name
@@ -27,7 +30,7 @@ MAX_SECONDS = 366 * 86_400
 DEFAULT_OVERLAP = 3600
 WHERE = frozenset({"namespace"})
 WHICH = WHERE | {"generation"}
-SIGN = WHICH | formats.ALL_OPTIONS | {"format"}
+SIGN = WHICH | formats.ALL_OPTIONS | freshapi.OPTIONS | {"format"}
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 """What rules may call one (agent.core.accessparse)."""
 
@@ -56,6 +59,7 @@ class KeyApi:
     guard: Guard
     reports: Reports
     means: Means
+    fresh: FreshApi
 
     async def index(self, call: Call) -> tuple[Wish, Act]:
         """The agent's own key, and the named ones that this caller may see."""
@@ -97,7 +101,8 @@ class KeyApi:
             self.reports.require_writable()
             namespace = asked.namespace or decision.namespace
             told = self._told("key.created", call)
-            key = await self.keys.create(namespace, name, algorithm, use, lifetime, made=told)
+            payer = payer_of(call.peer.caller.uid)
+            key = await self.keys.create(namespace, name, algorithm, use, lifetime, made=told, payer=payer)
             return as_json(describe_named(key), 201)
 
         return Wish("keys.create", key=asked.key, use=use), act
@@ -115,7 +120,8 @@ class KeyApi:
             self.reports.require_writable()
             old = self._find(asked, decision.namespace)
             told = self._told("key.rotated", call)
-            key = await self.keys.rotate(old.namespace, old.name, overlap, made=told)
+            payer = payer_of(call.peer.caller.uid)
+            key = await self.keys.rotate(old.namespace, old.name, overlap, made=told, payer=payer)
             return as_json(describe_named(key))
 
         return Wish("keys.rotate", key=asked.key, use=self._use(asked, call)), act
@@ -137,6 +143,7 @@ class KeyApi:
         """What the key's use says, over the body."""
         asked = _asked(call, SIGN)
         options = {name: value for name, value in asked.texts.items() if name in formats.ALL_OPTIONS}
+        fresh = freshapi.wanted(asked.texts)
         texts = {name: body.text(options.get(name, ""), name) for name in ("context", "audience")}
         use = self._use(asked, call)
         form = asked.texts.get("format", use)
@@ -149,6 +156,9 @@ class KeyApi:
                     hint=f"make a key with use {form}",
                     code="usage.key-use",
                 )
+            if fresh:
+                _require_bundles(key)
+                return await self.fresh.signed(call, NamedHolder(self.keys, key), asked.texts, whose(key))
             return await formats.fulfil(self._order(call, key, options))
 
         return Wish("sign", key=asked.key, use=use, format=form, **texts), act
@@ -183,6 +193,11 @@ class KeyApi:
 
     def _told(self, kind: str, call: Call) -> Callable[[NamedKey], Awaitable[None]]:
         return partial(self.reports.key, kind, call.peer.caller)
+
+
+def _require_bundles(key: NamedKey) -> None:
+    if key.use != "bundle":
+        raise UsageError(f"query: fresh means nothing to a key for {key.use}")
 
 
 def _asked(call: Call, known: frozenset[str]) -> Asked:

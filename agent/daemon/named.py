@@ -1,7 +1,7 @@
 """Named keys: made for a caller's namespace, for one use, living in this process's memory for this boot at the most.
 
 Each has a statement and evidence. Both are renewed for the same private key before the statement ends, and at once
-where the calendar ran on while the machine slept. agent.daemon.keystore has the names, agent.daemon.turns the queue.
+where the calendar ran on while the machine slept. agent.daemon.keystore has the names, agent.daemon.budget the queue.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from agent.core import algorithm as algorithms
 from agent.core.algorithm import Algorithm
 from agent.core.errors import Conflict, DeadlineExceeded, TeeAgentError, UsageError
 from agent.core.statement import now_in_seconds
+from agent.daemon.budget import Turn
 from agent.daemon.keys import RETRY_MAX, RETRY_SECONDS, Attested, Attester, Log, Wanted
 from agent.daemon.keystore import (
     MAX_GENERATIONS,
@@ -31,7 +32,6 @@ from agent.daemon.keystore import (
 )
 from agent.daemon.privatekey import PrivateKey
 from agent.daemon.threads import in_thread
-from agent.daemon.turns import Turns
 
 __all__ = ["USES", "Limits", "NamedKey", "NamedKeys"]
 
@@ -53,9 +53,10 @@ class NamedKeys:
         self._attester = attester
         self._store = Store(limits, attester.now, ended)
         self._busy: set[tuple[str, str]] = set()
-        self._turns = Turns()
+        self._budget = attester.budget
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._outdated: dict[int, Attested] = {}
         self.trouble: TeeAgentError | None = None
 
     def now(self) -> datetime:
@@ -70,7 +71,7 @@ class NamedKeys:
     @property
     def waiting(self) -> int:
         """Keys that wait for evidence."""
-        return self._turns.waiting
+        return self._budget.keys
 
     async def create(
         self,
@@ -81,9 +82,11 @@ class NamedKeys:
         lifetime: timedelta | None = None,
         *,
         made: Made | None = None,
+        payer: str = "",
     ) -> NamedKey:
         """A new key with evidence. ``lifetime`` is that of each generation; None: as long as this process.
 
+        ``payer`` says whose share of the quotes it takes (agent.daemon.budget); default: the namespace's.
         ``made`` is told of it as soon as it exists, even if nobody waits for it any more.
         Raises UsageError, FormatError (algorithm), Conflict (``conflict.key``: the name is taken; ``conflict.limit``),
         ServerError (``server.budget``), DeadlineExceeded, and what keeps evidence from being made: then there is none.
@@ -93,9 +96,11 @@ class NamedKeys:
         if lifetime is not None and lifetime < LEAST_LIFETIME:
             raise UsageError(f"a key lives {LEAST_LIFETIME.total_seconds():.0f} seconds at the least")
         self._store.require_free(namespace, name)
-        return await self._added(entry, kind, None, made)
+        return await self._added(entry, kind, None, made, payer)
 
-    async def rotate(self, namespace: str, name: str, overlap: timedelta, *, made: Made | None = None) -> NamedKey:
+    async def rotate(
+        self, namespace: str, name: str, overlap: timedelta, *, made: Made | None = None, payer: str = ""
+    ) -> NamedKey:
         """A new generation, which signs from now on; the one before can be asked for until ``overlap`` ends.
 
         Raises UsageError (``usage.key``), Conflict (``conflict.limit``: MAX_GENERATIONS overlap), and as create.
@@ -107,7 +112,7 @@ class NamedKeys:
                 hint="wait until the overlap of the oldest ends",
                 code="conflict.limit",
             )
-        return await self._added(entry, entry.generations[-1].private.algorithm, overlap, made)
+        return await self._added(entry, entry.generations[-1].private.algorithm, overlap, made, payer)
 
     def destroy(self, namespace: str, name: str) -> None:
         """All generations, at once. Raises UsageError (``usage.key``)."""
@@ -124,15 +129,22 @@ class NamedKeys:
         """
         entry, one = self._store.same(key)
         if not one.attested.valid(self._attester.now()):
-            if one.renewal is None:
-                self._turns.require_room(entry.namespace)
             await self._in_time(self._renewal(entry, one))
             entry, one = self._store.same(key)
         return entry.shown(one)
 
+    def require(self, key: NamedKey) -> None:
+        """Raises UsageError (``usage.key``) when the private key has gone meanwhile."""
+        self._store.same(key)
+
     async def get(self, namespace: str, name: str, generation: int = 0) -> NamedKey:
         """``find``, then ``current``."""
         return await self.current(self.find(namespace, name, generation))
+
+    def renew(self, outdated: Callable[[Attested], bool]) -> None:
+        """Get new evidence for the keys whose evidence is ``outdated`` now, once; ``run`` sees to it."""
+        self._outdated = {id(one.attested): one.attested for _, one in self._store.all() if outdated(one.attested)}
+        self._changed.set()
 
     def all(self) -> tuple[NamedKey, ...]:
         """All generations of all namespaces."""
@@ -162,7 +174,7 @@ class NamedKeys:
     async def _renew_due(self) -> None:
         at = self._attester.now()
         for entry, one in self._store.all():
-            if one.due() <= at or not one.attested.valid(at):
+            if one.due() <= at or not one.attested.valid(at) or id(one.attested) in self._outdated:
                 await self._in_time(self._renewal(entry, one))
 
     def _pause(self) -> float | None:
@@ -170,19 +182,26 @@ class NamedKeys:
         at = self._attester.now()
         return min((max(0.0, (one.due() - at).total_seconds()) for _, one in self._store.all()), default=None)
 
-    async def _added(self, entry: Entry, kind: Algorithm, overlap: timedelta | None, made: Made | None) -> NamedKey:
+    async def _added(
+        self, entry: Entry, kind: Algorithm, overlap: timedelta | None, made: Made | None, payer: str
+    ) -> NamedKey:
         """One more generation in ``entry``, by a task that a caller who leaves does not end."""
         key = (entry.namespace, entry.name)
         if key in self._busy:
             raise Conflict(f"{entry.name} is being made", hint="ask again", code="conflict.key")
         self._store.require_place(entry.namespace, [namespace for namespace, _ in self._busy])
-        self._turns.require_room(entry.namespace)
+        payer = payer or entry.namespace
+        give_back = self._budget.key_place(payer)
         self._busy.add(key)
-        return await self._in_time(self._task(self._add(entry, kind, overlap, made)))
+        task = self._task(self._add(entry, kind, overlap, made, payer))
+        task.add_done_callback(lambda _: give_back())
+        return await self._in_time(task)
 
-    async def _add(self, entry: Entry, kind: Algorithm, overlap: timedelta | None, made: Made | None) -> NamedKey:
+    async def _add(
+        self, entry: Entry, kind: Algorithm, overlap: timedelta | None, made: Made | None, payer: str
+    ) -> NamedKey:
         try:
-            key = self._store.add(entry, await self._generated(entry, kind), overlap)
+            key = self._store.add(entry, await self._generated(entry, kind, payer), overlap)
         finally:
             self._busy.discard((entry.namespace, entry.name))
         self._changed.set()
@@ -190,9 +209,9 @@ class NamedKeys:
             await made(key)
         return key
 
-    async def _generated(self, entry: Entry, kind: Algorithm) -> Generation:
+    async def _generated(self, entry: Entry, kind: Algorithm, payer: str) -> Generation:
         private = PrivateKey(kind)
-        async with self._turns.turn(entry.namespace):
+        async with self._budget.turn(Turn.KEY, payer):
             # From here, not from the request: a key should not lose life in the queue.
             created = now_in_seconds(self._attester.now())
             ends = created + entry.lifetime if entry.lifetime else None
@@ -208,8 +227,9 @@ class NamedKeys:
 
     async def _renew(self, entry: Entry, one: Generation) -> None:
         try:
-            async with self._turns.turn(entry.namespace):
-                if self._store.holds(one):
+            async with self._budget.turn(Turn.RENEWAL, entry.namespace) as turn:
+                turn.quoted = self._store.holds(one)
+                if turn.quoted:
                     one.attested = await self._attested(entry, one.private, one.ends)
         finally:
             one.renewal = None

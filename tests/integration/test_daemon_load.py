@@ -171,8 +171,8 @@ def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
 
 @pytest.fixture
 def small(simulator: Simulator) -> Iterator[Daemon]:
-    """One challenge a quote: two may wait per user, four over all."""
-    with open_folder() as folder, running_daemon(simulator, folder, challenge_batch_max=1) as running:
+    """Two challenges a quote: two may wait of one user, four over all."""
+    with open_folder() as folder, running_daemon(simulator, folder, challenge_batch_max=2) as running:
         assert running.post("/v1/sign", b"x").status == 200
         yield running
 

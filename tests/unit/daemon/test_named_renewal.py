@@ -14,7 +14,8 @@ from agent.core.errors import (
     TransportError,
     UsageError,
 )
-from agent.daemon import named, turns
+from agent.daemon import budget, named
+from agent.daemon.budget import Share
 from agent.daemon.named import NamedKey, NamedKeys
 from tests.support.named import ANY, BEGIN, HOUR, World, run, until
 
@@ -111,8 +112,7 @@ def test_renewal_pauses_after_a_failure_and_says_so_once(monkeypatch: pytest.Mon
 
 def test_who_leaves_ends_no_quote_and_who_is_too_many_waits_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """One quote at a time, whoever leaves; a namespace's share does not keep the next one out."""
-    monkeypatch.setattr(turns, "EACH", 2)
-    monkeypatch.setattr(turns, "MOST", 3)
+    monkeypatch.setattr(budget, "KEYS", Share(total=3, each=2, sure=0))
 
     async def body(world: World) -> None:
         world.quotes.gate.clear()
