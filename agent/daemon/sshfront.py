@@ -31,10 +31,10 @@ _LOGGER = logging.getLogger("tee-agent.ssh")
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client's. ``closed`` is told when it is over."""
+    """One client's. It is among ``others`` as long as it is open."""
 
-    def __init__(self, session: Session, guest: Guest, closed: Callable[[Connection], None]) -> None:
-        self._session, self._guest, self._closed = session, guest, closed
+    def __init__(self, session: Session, guest: Guest, others: set[Connection]) -> None:
+        self._session, self._guest, self._others = session, guest, others
         self._frames = Frames()
         self._waiting: deque[bytes] = deque()
         self._writable = asyncio.Event()
@@ -45,6 +45,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._others.add(self)
 
     def get_buffer(self, _: int) -> memoryview:
         return _BUFFER
@@ -80,13 +81,17 @@ class Connection(asyncio.BufferedProtocol):
         if self.task:
             self.task.cancel()
         self._guest.leave()
-        self._closed(self)
+        self._others.discard(self)
 
     def end(self) -> None:
         """No more requests: closed now, or after those that are there already."""
         self._last = True
         if self.task is None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """At once, whatever is under way."""
+        self._transport.abort()
 
     async def _work(self) -> None:
         try:
@@ -138,12 +143,7 @@ class SshFront:
         await self._admission.run(sock, self._welcome)
 
     def _welcome(self, guest: Guest) -> Callable[[], Connection]:
-        def made() -> Connection:
-            connection = Connection(Session(self._api, guest), guest, self._open.discard)
-            self._open.add(connection)
-            return connection
-
-        return made
+        return lambda: Connection(Session(self._api, guest), guest, self._open)
 
     async def drain(self) -> None:
         """Let requests under way end, then close everything."""
@@ -153,3 +153,6 @@ class SshFront:
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in tuple(self._open):
+            connection.abort()
+        await asyncio.sleep(0)
