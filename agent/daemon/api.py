@@ -22,6 +22,8 @@ from agent.daemon.metrics import MetricsApi
 from agent.daemon.openapi import Description
 from agent.daemon.payloads import DIGEST_TYPE
 from agent.daemon.report import Reporter
+from agent.daemon.sealapi import SealApi
+from agent.daemon.secretapi import SecretApi
 from agent.daemon.verifyapi import VerifyApi
 from agent.daemon.web import Response
 
@@ -37,6 +39,10 @@ ROUTES: Mapping[str, Mapping[str, str]] = {
     "/v1/keys/{name}/sign": {"POST": "sign"},
     "/v1/keys/{name}/attestation": {"GET": "keys.list"},
     "/v1/attachments/{digest}": {"GET": "keys.list"},
+    "/v1/seal": {"POST": "seal"},
+    "/v1/unseal": {"POST": "unseal"},
+    "/v1/secrets": {"GET": "secret"},
+    "/v1/secrets/{name}": {"POST": "secret"},
     "/v1/openapi.json": {"GET": "status"},
     "/v1/verify": {"POST": "verify"},
     "/metrics": {"GET": "metrics"},
@@ -56,6 +62,8 @@ class Api:
     named: KeyApi
     reports: Reports
     description: Description
+    sealing: SealApi
+    secrets: SecretApi
     verifier: VerifyApi
     metrics: MetricsApi
 
@@ -72,6 +80,10 @@ class Api:
             "/v1/keys/{name}/sign": {"POST": named.sign},
             "/v1/keys/{name}/attestation": {"GET": named.attestation},
             "/v1/attachments/{digest}": {"GET": AttachmentApi(named.means.kept).show},
+            "/v1/seal": {"POST": self.sealing.seal},
+            "/v1/unseal": {"POST": self.sealing.unseal},
+            "/v1/secrets": {"GET": self.secrets.index},
+            "/v1/secrets/{name}": {"POST": self.secrets.show},
             "/v1/openapi.json": {"GET": self.description.show},
             "/v1/verify": {"POST": self.verifier.verify},
             "/metrics": {"GET": self.metrics.show},

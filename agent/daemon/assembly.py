@@ -33,10 +33,13 @@ from agent.daemon.named import Limits, NamedKeys
 from agent.daemon.names import QUOTER, socket_path
 from agent.daemon.openapi import Description
 from agent.daemon.peers import Caller
+from agent.daemon.released import Roots
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.renewal import Renewal, Watched
 from agent.daemon.report import Reporter, service_state
 from agent.daemon.role import Life
+from agent.daemon.sealapi import SealApi
+from agent.daemon.secretapi import SecretApi
 from agent.daemon.sshapi import SshApi
 from agent.daemon.sshfront import SshFront
 from agent.daemon.verifyapi import VerifyApi
@@ -89,6 +92,7 @@ class Signer:
         nonce, budget = newest_nonce(folder), Budget(config.daemon.challenge_batch_max)
         attester = Attester(terms, quotes, complete, nonce, audit.anchor, budget=budget)
         ring = KeyRing(attester)
+        roots = Roots.configured(config, reports)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
         named = NamedKeys(attester, limits, reports.ended)
         batcher = Batcher(budget, quotes, complete, terms.quote_seconds)
@@ -99,7 +103,8 @@ class Signer:
         means = Means.of(attached(ring, named))
         fresh = FreshApi(ring, batcher, guard, reports, means)
         keys = KeyApi(named, ring, guard, reports, means, fresh)
-        api = Api(ring, fresh, reporter, keys, reports, early.description, early.verifier, metrics)
+        sealing, secrets = SealApi(roots, reports), SecretApi(roots, guard, reports)
+        api = Api(ring, fresh, reporter, keys, reports, early.description, sealing, secrets, early.verifier, metrics)
         guard.on_denied = _both(audit, tally)
         dispatch = Dispatch(api.routes(), guard, ROUTES, tally)
         return cls(guard, audit, reports, ring, named, renewal, batcher, front, ssh, dispatch)
