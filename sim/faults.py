@@ -1,13 +1,14 @@
 """Scripted faults: what a tired host or busy firmware does, in the order it was asked for.
 
 Grammar: ``NAME[:COUNT[:VALUE]]``; COUNT ``*`` means until cleared. One fault acts on one request for a report; the
-first one in line that is due wins. ``throttle`` keeps its own count beside the line.
+first one in line that is due wins. ``throttle`` and ``rate`` keep their own count beside the line.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,21 +38,23 @@ faults (--fault NAME[:COUNT[:VALUE]], may be repeated; COUNT * = until cleared):
   no-certs                           auxblob is empty (COUNT *)
   debug                              the guest's policy allows debugging (COUNT *)
   throttle[:REPORTS[:SECONDS]]       after REPORTS (10) reports, one stall of SECONDS (10), again and again
+  rate[:REPORTS[:SECONDS]]           REPORTS (1) in SECONDS (1), evenly, whenever they are asked for
+  tcb[:COUNT[:STEPS]]                the host has updated its firmware by so many STEPS (1): another TCB (COUNT *)
   invalid-len                        /dev/sev-guest: no buffer is large enough for the certificates (COUNT *)
   qgs-error qgs-silent               the quote generation service gives an error COUNT (1) times, or hangs up"""
 
 _COUNTS = {
     **dict.fromkeys((*ERRNOS, "generation-race", "short-read", "qgs-error", "qgs-silent"), 1),
-    **dict.fromkeys(("no-certs", "debug", "invalid-len"), ALWAYS),
+    **dict.fromkeys(("no-certs", "debug", "invalid-len", "tcb"), ALWAYS),
 }
-_VALUES = {"short-read": 100.0, "throttle": 10.0}
-_THROTTLE_REPORTS = 10
+_VALUES = {"short-read": 100.0, "throttle": 10.0, "rate": 1.0, "tcb": 1.0}
+_ALLOWANCES = {"throttle": 10, "rate": 1}
 _FAILURES = frozenset(ERRNOS)
 
 
 @dataclass(slots=True)
 class Fault:
-    """``count`` requests left (ALWAYS: no end), or the reports between stalls; ``value`` is bytes or seconds."""
+    """``count`` requests left (ALWAYS: no end), or reports between stalls; ``value`` is bytes, seconds or steps."""
 
     name: str
     count: int
@@ -66,7 +69,7 @@ class Fault:
 def parse(spec: str) -> Fault:
     """One fault from ``NAME[:COUNT[:VALUE]]``. Raises UsageError."""
     name, *rest = spec.split(":")
-    known = {**_COUNTS, "throttle": _THROTTLE_REPORTS}
+    known = {**_COUNTS, **_ALLOWANCES}
     if name not in known:
         raise UsageError(f"unknown fault {name!r}", hint=f"known: {', '.join(sorted(known))}")
     if len(rest) > (2 if name in _VALUES else 1):
@@ -77,7 +80,7 @@ def parse(spec: str) -> Fault:
     except ValueError as error:
         raise UsageError(f"fault {spec!r}: COUNT and VALUE are numbers") from error
     always = count == ALWAYS and rest[:1] in ([], ["*"])
-    if (count < 1 and not always) or not 0 <= value <= 1e6 or (name == "throttle" and always):
+    if (count < 1 and not always) or not 0 <= value <= 1e6 or (name in _ALLOWANCES and always):
         raise UsageError(f"fault {spec!r}: a number is out of range")
     return Fault(name, count, value)
 
@@ -85,12 +88,19 @@ def parse(spec: str) -> Fault:
 class Faults:
     """The line of faults, shared by the tree (generation race) and the hardware (all others)."""
 
-    def __init__(self, faults: tuple[Fault, ...] = (), sleep: Callable[[float], object] | None = None) -> None:
+    def __init__(
+        self,
+        faults: tuple[Fault, ...] = (),
+        sleep: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._line = list(faults)
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._sleep = sleep or self._woken.wait
+        self._clock = clock
         self._since_stall = 0
+        self._next = 0.0
 
     def add(self, fault: Fault) -> None:
         with self._lock:
@@ -100,7 +110,7 @@ class Faults:
         """Forget all faults, and end a stall that is under way."""
         with self._lock:
             self._line.clear()
-            self._since_stall = 0
+            self._since_stall, self._next = 0, 0.0
         self._woken.set()
 
     def pending(self) -> tuple[str, ...]:
@@ -133,12 +143,26 @@ class Faults:
                 self._woken.clear()
         if stall:
             self._sleep(due[0].value)
+        self._ration()
+
+    def _ration(self) -> None:
+        """Wait until the next report of a ``rate`` is due."""
+        with self._lock:
+            due = [fault for fault in self._line if fault.name == "rate"]
+            left = self._next - self._clock()
+            if due:
+                self._next = max(self._next, self._clock()) + due[0].value / due[0].count
+                self._woken.clear()
+        if due and left > 0:
+            self._sleep(left)
 
 
 class Hardware(Device, Protocol):
     """A simulated TEE below the driver: privilege levels and REPORT_DATA in, blobs out."""
 
-    def report(self, report_data: bytes, privlevel: int, *, debug: bool) -> Made: ...
+    def report(self, report_data: bytes, privlevel: int, *, debug: bool, tcb_steps: int = 0) -> Made:
+        """``tcb_steps``: by how much its firmware was updated since it was made."""
+        ...
 
 
 class FaultyProvider:
@@ -157,7 +181,8 @@ class FaultyProvider:
         if fault:
             raise failure(ERRNOS[fault.name])
         self._faults.throttle()
-        made = self._hardware.report(inblob, privlevel, debug=self._faults.take("debug") is not None)
+        debug, tcb = self._faults.take("debug") is not None, self._faults.take("tcb")
+        made = self._hardware.report(inblob, privlevel, debug=debug, tcb_steps=int(tcb.value) if tcb else 0)
         cut = self._faults.take("short-read")
         outblob = made.outblob[: int(cut.value)] if cut else made.outblob
         return Made(outblob, b"" if self._faults.take("no-certs") else made.auxblob)

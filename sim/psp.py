@@ -121,17 +121,20 @@ class SecureProcessor:
         """Everything that a verifier needs but the trust in the root."""
         return Endorsements(tuple(self.certificates().values()), tuple(self.crls().values()))
 
-    def report(self, report_data: bytes, privlevel: int, *, debug: bool = False) -> Made:
-        """A signed report over ``report_data`` (64 bytes) for VMPL ``privlevel``, and the host's certificates."""
-        unsigned = self._unsigned(report_data, privlevel, debug=debug or self._options.debug)
+    def report(self, report_data: bytes, privlevel: int, *, debug: bool = False, tcb_steps: int = 0) -> Made:
+        """A signed report over ``report_data`` (64 bytes) for VMPL ``privlevel``, and the host's certificates.
+
+        ``tcb_steps``: firmware updated by so much, and committed; the host reports the older TCB as before.
+        """
+        unsigned = self._unsigned(report_data, privlevel, debug=debug or self._options.debug, tcb_steps=tcb_steps)
         if self._options.signing_key == "NONE":
             return Made(unsigned.data, self._table)
         signature = self._key.sign(unsigned.signed, ec.ECDSA(hashes.SHA384()))
         return Made(unsigned.with_signature(signature).data, self._table)
 
-    def _tcb(self, which: str) -> int:
+    def _tcb(self, which: str, steps: int = 0) -> int:
         parts = dict(_TCB[self._options.product])
-        parts["snp"] += self._options.tcb_steps.get(which, 0)
+        parts["snp"] += self._options.tcb_steps.get(which, 0) + steps
         return tcb_word(self._options.product, **parts)
 
     def _leaf(self, now: datetime) -> bytes:
@@ -149,7 +152,7 @@ class SecureProcessor:
             entries = {name: keys.pem_of(content) for name, content in entries.items()}
         return certtable.build(entries) + table.tail
 
-    def _unsigned(self, report_data: bytes, vmpl: int, *, debug: bool) -> Report:
+    def _unsigned(self, report_data: bytes, vmpl: int, *, debug: bool, tcb_steps: int) -> Report:
         options = self._options
         major, minor, build = _FIRMWARE
         author = "author_key_digest" in options.id_block
@@ -157,9 +160,9 @@ class SecureProcessor:
             policy=policy_word(smt=True, debug=debug),
             vmpl=vmpl,
             key_info=key_info(options.signing_key, author_key_en=author, mask_chip_key=options.mask_chip_key),
-            current_tcb=self._tcb("current"),
+            current_tcb=self._tcb("current", tcb_steps),
             reported_tcb=self._tcb("reported"),
-            committed_tcb=self._tcb("committed"),
+            committed_tcb=self._tcb("committed", tcb_steps),
             launch_tcb=self._tcb("launch"),
             platform_info=_PLATFORM_INFO,
             report_data=report_data,

@@ -127,11 +127,14 @@ class QuotingEnclave:
             tuple(self.certificates().values()), tuple(self.crls().values()), self.tcb_info, self.qe_identity
         )
 
-    def report(self, report_data: bytes, privlevel: int = 0, *, debug: bool = False) -> Made:
-        """A signed quote over ``report_data`` (64 bytes), zero padded. TDX knows one privilege level only: 0."""
+    def report(self, report_data: bytes, privlevel: int = 0, *, debug: bool = False, tcb_steps: int = 0) -> Made:
+        """A signed quote over ``report_data`` (64 bytes), zero padded. TDX knows one privilege level only: 0.
+
+        ``tcb_steps``: the TDX module updated by so much.
+        """
         if privlevel:
             raise failure(errno.EINVAL)
-        signed = abi.signed_part(self._header(), self._body(report_data, debug=debug or self._options.debug))
+        signed = abi.signed_part(self._header(), self._body(report_data, tcb_steps, debug=debug or self._options.debug))
         quote = abi.build_quote(
             signed,
             signature=pki_intel.raw_signature(self._key, signed),
@@ -165,11 +168,11 @@ class QuotingEnclave:
             user_data=_QE_USER_DATA,
         )
 
-    def _body(self, report_data: bytes, *, debug: bool) -> abi.Body:
+    def _body(self, report_data: bytes, steps: int, *, debug: bool) -> abi.Body:
         options = self._options
         attributes = (_SEPT_VE_DISABLE if options.sept_ve_disable else 0) | (abi.TD_DEBUG if debug else 0)
         values = {
-            "tee_tcb_svn": _svns(options.svn_steps + options.launch_steps),
+            "tee_tcb_svn": _svns(options.svn_steps + options.launch_steps + steps),
             "mr_seam": hashlib.sha384(b"tee-agent simulator: TDX module").digest(),
             "td_attributes": attributes.to_bytes(8, "little"),
             "xfam": _XFAM,
@@ -178,7 +181,7 @@ class QuotingEnclave:
         }
         if not options.td15:
             return abi.Body.build(**values)
-        now = _svns(options.svn_steps)
+        now = _svns(options.svn_steps + steps)
         return abi.Body15.build(**values, tee_tcb_svn_2=now, mr_service_td=options.mr_service_td)
 
 

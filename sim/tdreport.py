@@ -36,9 +36,10 @@ class TdxModule:
         with state.locked():
             self._key = state.kept("intel-report-key", lambda: os.urandom(32))
 
-    def report(self, report_data: bytes, privlevel: int = 0, *, debug: bool = False) -> Made:
+    def report(self, report_data: bytes, privlevel: int = 0, *, debug: bool = False, tcb_steps: int = 0) -> Made:
         """A TDREPORT over ``report_data`` (64 bytes) of the domain as the enclave's quotes show it."""
-        body = abi.parse(self._enclave.report(report_data, privlevel, debug=debug).outblob).body
+        quote = self._enclave.report(report_data, privlevel, debug=debug, tcb_steps=tcb_steps).outblob
+        body = abi.parse(quote).body
         # The processor's own SVN stays zero: no quote shows it.
         shown = {field.name: getattr(body, field.name) for field in body.FIELDS}
         made = TdReport.build(report_type=TYPE_TDX, version=VERSION, valid=_VALID, **shown).with_hashes()
@@ -52,7 +53,10 @@ class TdxModule:
             raise ValueError("no TDREPORT") from error
         if not shown.consistent or not hmac.compare_digest(self._mac(shown), shown.mac):
             raise ValueError("a TDREPORT of another platform")
-        return self._enclave.report(shown.report_data, debug=bool(shown.td_attributes[0] & abi.TD_DEBUG)).outblob
+        debug = bool(shown.td_attributes[0] & abi.TD_DEBUG)
+        before = abi.parse(self._enclave.report(shown.report_data).outblob).body
+        steps = shown.tee_tcb_svn[0] - before.tee_tcb_svn[0]
+        return self._enclave.report(shown.report_data, debug=debug, tcb_steps=steps).outblob
 
     def _mac(self, made: TdReport) -> bytes:
         return hmac.new(self._key, made.data[:_MACED], hashlib.sha256).digest()

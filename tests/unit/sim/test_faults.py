@@ -22,8 +22,8 @@ class Plain:
     privlevel_floor = 1
     has_auxblob = True
 
-    def report(self, report_data: bytes, privlevel: int, *, debug: bool) -> Made:
-        return Made(b"debug" if debug else b"plain" * 40, b"certs")
+    def report(self, report_data: bytes, privlevel: int, *, debug: bool, tcb_steps: int = 0) -> Made:
+        return Made(b"debug" if debug else b"new" * tcb_steps or b"plain" * 40, b"certs")
 
 
 class Naps:
@@ -52,6 +52,10 @@ def provider(*specs: str, naps: Naps | None = None) -> FaultyProvider:
         ("short-read:2:7", "short-read", 2, 7),
         ("throttle", "throttle", 10, 10),
         ("throttle:3:0.5", "throttle", 3, 0.5),
+        ("rate", "rate", 1, 1),
+        ("rate:5:2", "rate", 5, 2),
+        ("tcb", "tcb", ALWAYS, 1),
+        ("tcb:1:3", "tcb", 1, 3),
         ("generation-race", "generation-race", 1, 0),
     ],
 )
@@ -62,7 +66,19 @@ def test_grammar(spec: str, name: str, count: int, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "nonsense", "ebusy:0", "ebusy:-1", "ebusy:x", "ebusy:1:2", "throttle:*", "throttle:1:-1", "debug:1:1"]
+    "spec",
+    [
+        "",
+        "nonsense",
+        "ebusy:0",
+        "ebusy:-1",
+        "ebusy:x",
+        "ebusy:1:2",
+        "throttle:*",
+        "throttle:1:-1",
+        "rate:*",
+        "debug:1:1",
+    ],
 )
 def test_grammar_refuses(spec: str) -> None:
     with pytest.raises(UsageError):
@@ -118,6 +134,28 @@ def test_throttle_stalls_after_each_allowance() -> None:
         stalls.append(len(naps.seconds))
     assert stalls == [0] * 10 + [1] * 10 + [2] * 5
     assert naps.seconds == [10, 10]
+
+
+def test_a_rate_gives_reports_evenly_whenever_they_are_asked_for() -> None:
+    at, given = [100.0], []
+
+    def sleep(seconds: float) -> None:
+        at[0] += seconds
+
+    driver = FaultyProvider(Plain(), Faults((parse("rate:2:1"),), sleep, lambda: at[0]))
+    for later in (0, 0, 0.1, 0.4, 3, 0):
+        at[0] += later
+        driver.report(DATA, 1)
+        given.append(round(at[0] - 100, 3))
+    assert given == [0, 0.5, 1.0, 1.5, 4.5, 5.0]
+
+
+def test_firmware_is_updated_until_cleared() -> None:
+    faults = Faults((parse("tcb:*:2"),))
+    driver = FaultyProvider(Plain(), faults)
+    assert driver.report(DATA, 1).outblob == b"newnew"
+    faults.clear()
+    assert driver.report(DATA, 1).outblob == b"plain" * 40
 
 
 def test_refused_requests_do_not_use_up_the_allowance() -> None:

@@ -48,3 +48,11 @@ def test_what_can_not_be_read_is_neither_the_same_nor_another(pki_state: Path) -
             assert tcb_of(tee, blob) == UNKNOWN
     assert not changed(tcb("snp", pki_state), UNKNOWN)
     assert not changed(UNKNOWN, tcb("snp", pki_state))
+
+
+@pytest.mark.parametrize("tee", ["snp", "tdx"])
+def test_a_host_that_updates_its_firmware(pki_state: Path, tee: str) -> None:
+    made = machine(tee, pki_state)
+    before, after = (unpadded(made.report(bytes(64), 0, tcb_steps=steps).outblob) for steps in (0, 1))
+    kind = Tee.SNP if tee == "snp" else Tee.TDX
+    assert changed(tcb_of(kind, before), tcb_of(kind, after))
