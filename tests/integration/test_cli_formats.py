@@ -27,6 +27,7 @@ KINDS = {
     "detached": "COSE_Sign1",
     "eat.json": "EAT",
     "eat.cbor": "EAT",
+    "ssh": "ssh signature",
 }
 
 
@@ -45,6 +46,8 @@ class Files:
     def needed(self, name: str) -> tuple[str, ...]:
         if name in ("jws", "cose"):
             return ("--key-document", str(self.folder / f"{name}.key"))
+        if name == "ssh":
+            return ("--key-document", str(self.folder / "ssh.key"), "--payload", str(self.folder / "payload"))
         if name == "detached":
             return ("--key-document", str(self.folder / "cose.key"), "--payload", str(self.folder / "payload"))
         return ()
@@ -54,7 +57,7 @@ class Files:
 def files(request: pytest.FixtureRequest, pki_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder, hardware = tmp_path_factory.mktemp("formats"), machine(request.param, pki_state)
     export(hardware, folder / "endorsements")
-    parties = {use: Party.on(hardware, AT, use) for use in ("raw", "jws", "cose", "eat")}
+    parties = {use: Party.on(hardware, AT, use) for use in ("raw", "jws", "cose", "eat", "ssh")}
     made = {
         "key": parties["raw"].document(),
         "jws": parties["jws"].jws(),
@@ -64,6 +67,8 @@ def files(request: pytest.FixtureRequest, pki_state: Path, tmp_path_factory: pyt
         "cose.key": parties["cose"].document(),
         "eat.json": parties["eat"].eat(AT, eat.JSON),
         "eat.cbor": parties["eat"].eat(AT, eat.CBOR),
+        "ssh": parties["ssh"].ssh(),
+        "ssh.key": parties["ssh"].document(),
         "payload": PAYLOAD,
     }
     for name, data in made.items():

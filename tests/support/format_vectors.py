@@ -1,4 +1,4 @@
-"""Published key documents, JWS, COSE_Sign1 and EAT: docs/vectors/{key,jws,cose,eat}.json.
+"""Published key documents, JWS, COSE_Sign1, EAT and ssh signatures: docs/vectors/{key,jws,cose,eat,ssh}.json.
 
 ``python -m tests.support.format_vectors`` makes them anew. The evidence is simulated, under throw-away roots that stand
 beside it; the keys are test keys of standards (RFC 8032 section 7.1, RFC 6979 A.2.5 and A.2.6) and, on secp256k1, 1 to 32.
@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.core import cbor, cose, eat, jws, keydoc
+from agent.core import cbor, cose, eat, jws, keydoc, sshsig
 from agent.core.algorithm import ALGORITHMS
 from agent.core.canonical import rfc3339
+from agent.core.sshwire import NAMES, PublicKey
 from agent.core.statement import now_in_seconds
 from agent.daemon.privatekey import PrivateKey
 from sim.keys import pem
@@ -110,6 +111,20 @@ def eat_steps(data: bytes, form: str) -> dict[str, Any]:
     }
 
 
+def ssh_steps(data: bytes, payload: bytes) -> dict[str, Any]:
+    """What a verifier takes an ssh signature apart to, and what it is over; what is signed for a login beside it."""
+    found = sshsig.decode(data)
+    digest = hashlib.new(found.hash, payload).digest()
+    return {
+        "public_key": found.key.hex(),
+        "namespace": found.namespace,
+        "hash": found.hash,
+        "digest": digest.hex(),
+        "signed": found.signed(digest).encode().hex(),
+        "signature": found.signature.hex(),
+    }
+
+
 def _case(state: Path, at: datetime, use: str, algorithm: str) -> tuple[Party, dict[str, Any]]:
     hardware = machine("tdx" if algorithm == "ECDSA-P384" else "snp", state)
     party = Party.on(hardware, at, use, algorithm)
@@ -146,17 +161,25 @@ def _eat(state: Path, at: datetime, algorithm: str) -> dict[str, Any]:
     return case | {"form": form, "eat": text, "steps": eat_steps(made, form)}
 
 
+def _ssh(state: Path, at: datetime, algorithm: str) -> dict[str, Any]:
+    party, case = _case(state, at, "ssh", algorithm)
+    made = party.ssh(name="sha256" if algorithm == "ECDSA-P256" else "sha512")
+    parts = {"public_line": PublicKey.of(party.spki).line(), "ssh": made.decode(), "steps": ssh_steps(made, PAYLOAD)}
+    return case | {"key_document": party.document().decode(), **parts}
+
+
 def make(name: str, state: Path) -> Mapping[str, Any]:
     at = now_in_seconds(datetime.now(UTC))
-    case = partial({"key": _key, "jws": _jws, "cose": _cose, "eat": _eat}[name], state, at)
-    algorithms = ("Ed25519", "ECDSA-P384") if name == "eat" else tuple(ALGORITHMS)
+    case = partial({"key": _key, "jws": _jws, "cose": _cose, "eat": _eat, "ssh": _ssh}[name], state, at)
+    algorithms = {"eat": ("Ed25519", "ECDSA-P384"), "ssh": tuple(NAMES)}.get(name, tuple(ALGORITHMS))
     asked = {"payload": PAYLOAD.hex(), "context": CONTEXT, "audience": AUDIENCE} if name in ("jws", "cose") else {}
+    asked = {"payload": PAYLOAD.hex(), "context": CONTEXT} if name == "ssh" else asked
     return {"about": ABOUT, "verify_at": rfc3339(at), **asked, "cases": [case(one) for one in algorithms]}
 
 
-NAMES = ("key", "jws", "cose", "eat")
+TITLES = ("key", "jws", "cose", "eat", "ssh")
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        for title in NAMES:
+        for title in TITLES:
             (FOLDER / f"{title}.json").write_text(json.dumps(make(title, Path(folder)), indent=1) + "\n")

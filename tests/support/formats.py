@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.core import cose, eat, jws, keydoc
+from agent.core import cose, eat, jws, keydoc, sshsig
 from agent.core.algorithm import ALGORITHMS, ED25519
 from agent.core.bundle_parts import Attachments
 from agent.core.model import Tee
+from agent.core.sshwire import PublicKey
 from agent.core.statement import Statement, now_in_seconds
 from agent.daemon.privatekey import PrivateKey
 from agent.verify.evidence import unpadded
@@ -64,6 +66,10 @@ class Party:
     def cose(self, payload: bytes = PAYLOAD, **changes: Any) -> bytes:
         texts = {"context": CONTEXT, "audience": AUDIENCE} | changes
         return cose.build(self.private.sign, self.spki, payload, **texts)
+
+    def ssh(self, payload: bytes = PAYLOAD, context: str = CONTEXT, name: str = sshsig.HASH) -> bytes:
+        signed = sshsig.FileSignature(context, name, hashlib.new(name, payload).digest())
+        return sshsig.build(PublicKey.of(self.spki), signed, self.private.sign(signed.encode()))
 
     def eat(self, at: datetime, form: str, attachments: Attachments | None = None, **changes: Any) -> bytes:
         begun = now_in_seconds(at)

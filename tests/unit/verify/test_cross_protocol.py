@@ -6,6 +6,7 @@ what he can't have is evidence over another statement.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agent.core import cbor, cmw, cose, eat, jws, keydoc
+from agent.core import cbor, cmw, cose, eat, jws, keydoc, sshsig
 from agent.core.bundle import Bundle, Payload
 from agent.core.errors import BindingMismatch, FormatError, TeeAgentError, VerificationError
 from agent.core.statement import USES
@@ -23,6 +24,7 @@ from agent.verify.cose import verify_cose
 from agent.verify.eat import verify_eat
 from agent.verify.jws import verify_jws
 from agent.verify.keydoc import verify_key
+from agent.verify.ssh import verify_ssh
 from tests.support.formats import AUDIENCE, CONTEXT, PAYLOAD, Party
 from tests.support.simulator import anchor, machine, pki_state
 
@@ -83,6 +85,9 @@ FORMATS = {
     ),
     "jws": Format("jws", Party.jws, lambda party, data: verify_jws(data, party.document(), party.judge(AT))),
     "cose": Format("cose", Party.cose, lambda party, data: verify_cose(data, party.document(), party.judge(AT))),
+    "ssh": Format(
+        "ssh", Party.ssh, lambda party, data: verify_ssh(data, party.document(), party.judge(AT), payload=[PAYLOAD])
+    ),
     "eat-json": Format("eat", token(eat.JSON), lambda party, data: verify_eat(data, party.judge(AT))),
     "eat-cbor": Format("eat", token(eat.CBOR), lambda party, data: verify_eat(data, party.judge(AT))),
 }
@@ -159,9 +164,10 @@ def test_a_payload_that_is_another_formats_signing_input(pki_state: Path) -> Non
         "bundle": draft.signing_input(),
         "jws": jws.decode(party.jws()).compact.signing_input,
         "cose": cose.sig_structure(protected, PAYLOAD),
+        "ssh": sshsig.decode(party.ssh()).signed(hashlib.sha512(PAYLOAD).digest()).encode(),
     }
     firsts = {name: data[:2] for name, data in inputs.items()}
-    assert firsts == {"bundle": b"te", "jws": b"ey", "cose": b"\x84j"}
+    assert firsts == {"bundle": b"te", "jws": b"ey", "cose": b"\x84j", "ssh": b"SS"}
     for data in inputs.values():
         wrapped = jws.decode(party.jws(data)).compact
         assert wrapped.signing_input not in inputs.values()

@@ -6,22 +6,25 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.core import cose, eat, jws, keydoc
+from agent.core import cose, eat, jws, keydoc, sshsig
 from agent.core.algorithm import ALGORITHMS
 from agent.core.errors import UntrustedRoot
+from agent.core.sshwire import PublicKey
 from agent.verify.cose import verify_cose
 from agent.verify.eat import verify_eat
 from agent.verify.evidence import anchor_from_pem
 from agent.verify.jws import verify_jws
 from agent.verify.keydoc import verify_key
 from agent.verify.signed import Judge, KeyVerdict
+from agent.verify.ssh import verify_ssh
 from agent.verify.workload import Workload
 from tests.support import format_vectors as vectors
-from tests.support import judges
+from tests.support import judges, ssh
 from tests.support.formats import PAYLOAD
 
 
@@ -32,7 +35,7 @@ def cases(name: str) -> Iterator[Any]:
         yield pytest.param({**document, **case, "kind": name}, id=f"{name}-{case['algorithm']}")
 
 
-EVERY = [case for name in vectors.NAMES for case in cases(name)]
+EVERY = [case for name in vectors.TITLES for case in cases(name)]
 
 
 def judge(case: dict[str, Any], *, trusted: bool = True) -> Judge:
@@ -58,6 +61,9 @@ def verify(case: dict[str, Any], by: Judge) -> KeyVerdict:
         case "cose":
             payload = bytes.fromhex(case["payload"])
             return verify_cose(bytes.fromhex(case["cose"]), document, by, payload=payload, context=case["context"])
+        case "ssh":
+            payload = bytes.fromhex(case["payload"])
+            return verify_ssh(case["ssh"].encode(), document, by, payload=[payload], context=case["context"])
     return verify_eat(token(case), by, nonce=bytes.fromhex(case["steps"]["nonce"]), audience=case["steps"]["audience"])
 
 
@@ -76,6 +82,7 @@ def test_it_verifies(case: dict[str, Any]) -> None:
 def test_every_algorithm_has_one() -> None:
     for name in ("key", "jws", "cose"):
         assert [case.values[0]["algorithm"] for case in cases(name)] == list(ALGORITHMS)
+    assert [case.values[0]["algorithm"] for case in cases("ssh")] == list(ssh.ALGORITHMS)
     assert {case.values[0]["form"] for case in cases("eat")} == {eat.JSON, eat.CBOR}
 
 
@@ -89,6 +96,8 @@ def test_each_step(case: dict[str, Any]) -> None:
             found = vectors.jws_steps(case["jws"].encode())
         case "cose":
             found = vectors.cose_steps(bytes.fromhex(case["cose"]), detached(case))
+        case "ssh":
+            found = vectors.ssh_steps(case["ssh"].encode(), bytes.fromhex(case["payload"]))
         case _:
             found = vectors.eat_steps(token(case), case["form"])
     assert json.loads(json.dumps(found)) == case["steps"]
@@ -107,12 +116,24 @@ def test_independent_libraries_take_it(case: dict[str, Any]) -> None:
         assert judges.pycose(spki, data, detached(case))
 
 
+@pytest.mark.parametrize("case", [*cases("ssh")])
+def test_openssh_takes_it(case: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "allowed").write_text(f'me namespaces="{case["context"]}" {case["public_line"]}\n')
+    (tmp_path / "made.sig").write_text(case["ssh"])
+    words = ["-Y", "verify", "-f", "allowed", "-I", "me", "-n", case["context"], "-s", "made.sig"]
+    done = ssh.client(tmp_path, "ssh-keygen", *words, cwd=tmp_path, given=bytes.fromhex(case["payload"]))
+    assert (done.returncode, done.stdout[:4]) == (0, b"Good")
+    assert PublicKey.of(vectors.fixed_key(case["algorithm"]).spki).line() == case["public_line"]
+
+
 def test_ed25519_gives_the_same_bytes_again() -> None:
     key = vectors.fixed_key("Ed25519")
-    made, signed, document = (next(cases(name)).values[0] for name in ("jws", "cose", "eat"))
+    made, signed, document, file = (next(cases(name)).values[0] for name in ("jws", "cose", "eat", "ssh"))
     payload, texts = bytes.fromhex(made["payload"]), {"context": made["context"], "audience": made["audience"]}
     assert jws.build(key.sign, key.spki, payload, **texts).decode() == made["jws"]
     again = cose.build(key.sign, key.spki, payload, content_type="text/plain", **texts)
     assert again.hex() == signed["cose"]
+    whole = sshsig.FileSignature(texts["context"], "sha512", bytes.fromhex(file["steps"]["digest"]))
+    assert sshsig.build(PublicKey.of(key.spki), whole, key.sign(whole.encode())).decode() == file["ssh"]
     found = eat.decode(token(document))
     assert eat.build(key.sign, keydoc.decode(found.document), found.claims, eat.JSON) == token(document)
