@@ -47,6 +47,11 @@ class Algorithm:
         """Of ``hash``; 0 where there is none."""
         return int(self.hash.removeprefix("sha-") or 0) // 8
 
+    @property
+    def secret_size(self) -> int:
+        """Of the private half: Ed25519's seed, or the scalar as a number of the order's size."""
+        return self.key_size // 2 if self.order else self.key_size
+
     def require_spki(self, spki: bytes) -> None:
         """Raises FormatError unless ``spki`` has this algorithm's one form. Whether it is a point is not looked at."""
         if len(spki) != self.spki_size or not spki.startswith(self.spki_prefix):

@@ -25,6 +25,7 @@ class DaemonConfig:
     challenge_batch_max: int = 4096
     keys_max: int = 256
     keys_each_max: int = 32
+    keys_folder: Path = Path("/var/lib/tee-agent/keys")
     ssh_socket: bool = False
 
 
@@ -39,5 +40,6 @@ ROWS: Mapping[str, tuple[Callable[[Any, At], Any], str]] = {
     "challenge_batch_max": (checks.integer(1, 65_536), "challenges that share one piece of evidence"),
     "keys_max": (checks.integer(0, 4096), "named keys of all callers together, rotated ones included"),
     "keys_each_max": (checks.integer(0, 4096), "named keys in one namespace"),
+    "keys_folder": (checks.path, "folder of persistent keys, each sealed; the signer's user's alone"),
     "ssh_socket": (checks.boolean, "serve keys for ssh to ssh clients, at `ssh.sock` beside the other socket"),
 }

@@ -26,7 +26,9 @@ from agent.daemon.freshapi import FreshApi
 from agent.daemon.front import Front
 from agent.daemon.guard import Guard, OnDenied
 from agent.daemon.journal import Reports
+from agent.daemon.keeper import Keeper
 from agent.daemon.keyapi import KeyApi
+from agent.daemon.keyfolder import KeyFolder
 from agent.daemon.keys import Attester, Complete, KeyRing, Log, Terms
 from agent.daemon.metrics import Metered, MetricsApi, Tally
 from agent.daemon.named import Limits, NamedKeys
@@ -69,6 +71,7 @@ class Signer:
     reports: Reports
     ring: KeyRing
     named: NamedKeys
+    keeper: Keeper
     renewal: Renewal
     batcher: Batcher
     front: Front
@@ -77,7 +80,7 @@ class Signer:
 
     @classmethod
     def assembled(cls, config: Config, complete: Complete, guard: Guard, early: Early) -> Signer:
-        """All parts, idle: the audit log is open, nothing runs. Raises as Audit.open.
+        """All parts, idle: the audit log is open, nothing runs. Raises as Audit.open and NamedKeys.
 
         ``complete`` says what a bundle carries beside the evidence.
         """
@@ -94,12 +97,15 @@ class Signer:
         ring = KeyRing(attester)
         roots = Roots.configured(config, reports)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
-        named = NamedKeys(attester, limits, reports.ended)
+        keeper = Keeper(KeyFolder(config.daemon.keys_folder, audit.anchor), None, reports)
+        named = NamedKeys(attester, limits, reports.ended, keeper)
         batcher = Batcher(budget, quotes, complete, terms.quote_seconds)
         front = Front(guard)
         ssh = SshFront(front.admission, SshApi(named, guard, reports))
         metrics = MetricsApi(tally, ring, named, batcher, audit, front.count)
-        reporter = Reporter(folder, ring, batcher, named, front.count, ssh.summary, lambda: guard.notes, audit.summary)
+        reporter = Reporter(
+            folder, ring, batcher, named, front.count, ssh.summary, lambda: guard.notes, audit.summary, keeper.summary
+        )
         means = Means.of(attached(ring, named))
         fresh = FreshApi(ring, batcher, guard, reports, means)
         keys = KeyApi(named, ring, guard, reports, means, fresh)
@@ -107,7 +113,7 @@ class Signer:
         api = Api(ring, fresh, reporter, keys, reports, early.description, sealing, secrets, early.verifier, metrics)
         guard.on_denied = _both(audit, tally)
         dispatch = Dispatch(api.routes(), guard, ROUTES, tally)
-        return cls(guard, audit, reports, ring, named, renewal, batcher, front, ssh, dispatch)
+        return cls(guard, audit, reports, ring, named, keeper, renewal, batcher, front, ssh, dispatch)
 
     def work(self, life: Life, sock: socket.socket, ssh: socket.socket | None) -> tuple[Work, ...]:
         """What runs for ever beside each other: ``sock`` is served among it, and ``ssh`` to ssh clients."""
@@ -115,6 +121,7 @@ class Signer:
         return (
             self.ring.run(told, self.reports.own),
             self.named.run(told),
+            self.keeper.run(told),
             self.renewal.run(self.ring, self.named),
             self.batcher.run(),
             self.audit.run(),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -21,18 +20,16 @@ from agent.daemon.guard import Guard
 from agent.daemon.holders import NamedHolder
 from agent.daemon.journal import Reports
 from agent.daemon.keys import KeyRing
-from agent.daemon.keystore import require_name
+from agent.daemon.keystore import MAX_LIFETIME, NAMESPACE, require_name
 from agent.daemon.named import NamedKey, NamedKeys
-from agent.daemon.report import describe_key, describe_named
+from agent.daemon.report import describe_held, describe_key, describe_named
 from agent.daemon.web import Response
 
-MAX_SECONDS = 366 * 86_400
+MAX_SECONDS = MAX_LIFETIME
 DEFAULT_OVERLAP = 3600
 WHERE = frozenset({"namespace"})
 WHICH = WHERE | {"generation"}
 SIGN = WHICH | formats.ALL_OPTIONS | freshapi.OPTIONS | {"format"}
-_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
-"""What rules may call one (agent.core.accessparse)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +64,14 @@ class KeyApi:
 
         async def act(_: Decision) -> Response:
             own = describe_key(await self.ring.current())
-            return as_json({"keys": [own, *(describe_named(key) for key in self._seen(call))]})
+            named = (describe_named(key) for key in self.keys.all() if self._seen(call, key.namespace, key.name))
+            held = sorted(key for key in self.keys.held if self._seen(call, *key))
+            return as_json({"keys": [own, *named, *(describe_held(*key, self.keys.held[key]) for key in held)]})
 
         return Wish("keys.list"), act
 
-    def _seen(self, call: Call) -> Iterator[NamedKey]:
-        for key in self.keys.all():
-            wish = Wish("keys.list", key=f"{key.namespace}/{key.name}")
-            if self.guard.decide(call.peer.caller, wish).allowed:
-                yield key
+    def _seen(self, call: Call, namespace: str, name: str) -> bool:
+        return self.guard.decide(call.peer.caller, Wish("keys.list", key=f"{namespace}/{name}")).allowed
 
     async def show(self, call: Call) -> tuple[Wish, Act]:
         """One generation, with the numbers of all."""
@@ -92,17 +88,21 @@ class KeyApi:
         body.query(call.request, frozenset())
         require_type(call.request, "application/json")
         defaults: dict[str, Any] = {"algorithm": "Ed25519", "lifetime_seconds": None, "namespace": ""}
+        defaults["persistent"] = False
         fields = await body.document(call.request, frozenset({"name", "use"}), defaults)
         name, use, algorithm = fields.text("name", 63), fields.text("use", 16), fields.text("algorithm", 32)
         asked = _named(name, fields.text("namespace", 64), 0, {})
         lifetime = _seconds(fields.item("lifetime_seconds"), "lifetime_seconds", 1)
+        persistent = _flag(fields.item("persistent"), "persistent")
 
         async def act(decision: Decision) -> Response:
             self.reports.require_writable()
             namespace = asked.namespace or decision.namespace
             told = self._told("key.created", call)
             payer = payer_of(call.peer.caller.uid)
-            key = await self.keys.create(namespace, name, algorithm, use, lifetime, made=told, payer=payer)
+            key = await self.keys.create(
+                namespace, name, algorithm, use, lifetime, persistent=persistent, made=told, payer=payer
+            )
             return as_json(describe_named(key), 201)
 
         return Wish("keys.create", key=asked.key, use=use), act
@@ -132,10 +132,17 @@ class KeyApi:
 
         async def act(decision: Decision) -> Response:
             self.reports.require_writable()
-            key = self._find(asked, decision.namespace)
-            self.keys.destroy(key.namespace, key.name)
-            await self._told("key.destroyed", call)(key)
-            return as_json({"destroyed": f"{key.namespace}/{key.name}"})
+            namespace = asked.namespace or decision.namespace
+            name = f"{namespace}/{asked.name}"
+
+            async def gone(last: NamedKey | None) -> None:
+                if last:
+                    await self._told("key.destroyed", call)(last)
+                else:
+                    await self.reports.tell("key.destroyed", "notice", call.peer.caller, key=name)
+
+            await self.keys.destroy(namespace, asked.name, gone)
+            return as_json({"destroyed": name})
 
         return Wish("keys.destroy", key=asked.key, use=self._use(asked, call)), act
 
@@ -209,9 +216,15 @@ def _asked(call: Call, known: frozenset[str]) -> Asked:
 
 
 def _named(name: str, namespace: str, generation: int, texts: dict[str, str]) -> Asked:
-    if namespace and not _NAMESPACE.fullmatch(namespace):
+    if namespace and not NAMESPACE.fullmatch(namespace):
         raise UsageError("namespace: no namespace has such a name")
     return Asked(require_name(name), namespace, generation, texts)
+
+
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise FormatError(f"{what}: true or false", record="request")
+    return value
 
 
 def _seconds(value: Any, what: str, least: int) -> timedelta | None:

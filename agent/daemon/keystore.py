@@ -1,8 +1,8 @@
-"""The named keys that exist: which names, which generations of them, until when. Knows no quotes and no tasks.
+"""The named keys that exist: which names, which generations of them, until when. Knows no quotes, tasks and files.
 
 A key is a name with one generation, or several while a rotation overlaps: the newest signs unless an older one is
 asked for by its number. What ended by its own lifetime, or by the end of its overlap, is forgotten: its private key
-leaves memory with it.
+leaves memory with it. Names of persistent keys that can't be used yet, or at all, are taken (``held``).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Literal
 
 from agent.core.algorithm import SECP256K1, Algorithm
-from agent.core.errors import Conflict, UsageError
+from agent.core.errors import Conflict, ServerError, TeeAgentError, UsageError
 from agent.core.statement import now_in_seconds
 from agent.daemon.keys import RENEW_AT, Attested
 from agent.daemon.privatekey import PrivateKey
@@ -23,8 +24,12 @@ USES = ("bundle", "raw", "jws", "cose", "eat", "ssh")
 """What a caller may make keys for."""
 MAX_GENERATIONS = 4
 """Of one key that can be asked for at a time."""
+MAX_LIFETIME = 366 * 86_400
+"""Seconds of a generation's life, and of an overlap, at the most."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+"""What rules may call one (agent.core.accessparse)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class NamedKey(Attested):
-    """One generation as it is now. ``ends`` is None where only the boot ends it; ``newest`` signs by default."""
+    """One generation as it is now. ``ends`` is None where only the boot, or of a persistent key only destroying it,
+    ends it; ``newest`` signs by default."""
 
     namespace: str
     name: str
@@ -45,6 +51,7 @@ class NamedKey(Attested):
     created: datetime
     ends: datetime | None
     newest: bool
+    persistent: bool
     private: PrivateKey
 
     @property
@@ -90,12 +97,35 @@ class Entry:
     name: str
     use: str
     lifetime: timedelta | None
+    persistent: bool = False
     generations: list[Generation] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.name
 
     def shown(self, one: Generation) -> NamedKey:
         made, newest = one.attested, one is self.generations[-1]
-        fixed = (self.namespace, self.name, one.number, one.created, one.ends, newest, one.private)
+        fixed = (self.namespace, self.name, one.number, one.created, one.ends, newest, self.persistent, one.private)
         return NamedKey(made.attachments, made.evidence_at, made.provider, *fixed)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Why a persistent key that is on the disk can't be used: ``locked``, which will pass, or ``broken``."""
+
+    state: Literal["locked", "broken"]
+    reason: str
+
+    def error(self, name: str) -> TeeAgentError:
+        """For who wants to use it."""
+        if self.state == "locked":
+            return ServerError(f"the key {name} is locked: {self.reason}", retry_after=5.0, code="server.locked")
+        return Conflict(
+            f"the key {name} is broken: {self.reason}",
+            hint="nothing was deleted: put the folder of keys back from a backup, or destroy the key",
+            code="conflict.broken",
+        )
 
 
 class Store:
@@ -106,9 +136,12 @@ class Store:
 
     def __init__(self, limits: Limits, now: Callable[[], datetime], ended: Callable[[NamedKey], None]) -> None:
         self._limits = limits
-        self._now = now
+        self.now = now
         self._ended = ended
         self._entries: dict[tuple[str, str], Entry] = {}
+        self.held: dict[tuple[str, str], Held] = {}
+        self.stale: set[tuple[str, str]] = set()
+        """Persistent keys of which something ended that their file still has."""
 
     def all(self) -> Iterator[tuple[Entry, Generation]]:
         """Each generation, newest last."""
@@ -120,16 +153,21 @@ class Store:
         found = (entry.shown(one) for entry, one in self.all())
         return tuple(sorted(found, key=lambda key: (key.namespace, key.name, key.generation)))
 
-    def entry(self, namespace: str, name: str) -> Entry:
-        """Raises UsageError (``usage.key``)."""
+    def get(self, namespace: str, name: str) -> Entry | None:
+        """None where there is none that could be used."""
         self._forget()
-        entry = self._entries.get((namespace, name))
+        return self._entries.get((namespace, name))
+
+    def entry(self, namespace: str, name: str) -> Entry:
+        """Raises UsageError (``usage.key``), ServerError (``server.locked``), Conflict (``conflict.broken``)."""
+        entry = self.get(namespace, name)
         if entry is None:
-            raise no_key(f"there is no key {name!a}")
+            held = self.held.get((namespace, name))
+            raise held.error(name) if held else no_key(f"there is no key {name!a}")
         return entry
 
     def find(self, namespace: str, name: str, generation: int) -> NamedKey:
-        """The newest generation for 0, else that of this number. Raises UsageError (``usage.key``)."""
+        """The newest generation for 0, else that of this number. Raises as entry."""
         entry = self.entry(namespace, name)
         for one in reversed(entry.generations):
             if generation in (0, one.number):
@@ -137,7 +175,7 @@ class Store:
         raise no_key(f"{name} has no generation {generation}")
 
     def same(self, key: NamedKey) -> tuple[Entry, Generation]:
-        """Where this private key is now. Raises UsageError (``usage.key``) when it has gone."""
+        """Where this private key is now. Raises as entry, and where it has gone."""
         entry = self.entry(key.namespace, key.name)
         for one in entry.generations:
             if one.private is key.private:
@@ -151,12 +189,15 @@ class Store:
     def require_free(self, namespace: str, name: str) -> None:
         """Raises Conflict (``conflict.key``) when the name is taken."""
         self._forget()
-        if (namespace, name) in self._entries:
+        key = namespace, name
+        if key in self._entries or key in self.held:
             raise Conflict(f"there is a key {name} already", hint="rotate or destroy it", code="conflict.key")
+        if key in self.stale:
+            raise Conflict(f"{name} has ended, and leaves the disk", hint="ask again", code="conflict.key")
 
     def require_place(self, namespace: str, making: list[str]) -> None:
         """Raises Conflict (``conflict.limit``). ``making`` are the namespaces of keys under way."""
-        spaces = [entry.namespace for entry, _ in self.all()] + making
+        spaces = [entry.namespace for entry, _ in self.all()] + making + [namespace for namespace, _ in self.held]
         mine = spaces.count(namespace) >= self._limits.each
         if mine or len(spaces) >= self._limits.total:
             raise Conflict(
@@ -165,40 +206,61 @@ class Store:
                 code="conflict.limit",
             )
 
-    def add(self, entry: Entry, one: Generation, overlap: timedelta | None) -> NamedKey:
-        """A new entry's first generation, or the next: then the one before ends with ``overlap``.
+    def require_still(self, entry: Entry) -> None:
+        """Raises UsageError (``usage.key``) when the entry was destroyed meanwhile."""
+        if self._entries.get(entry.key) is not entry:
+            raise no_key(f"the key {entry.name} was destroyed meanwhile")
+
+    def until(self, entry: Entry, overlap: timedelta | None) -> datetime | None:
+        """When the newest generation ends if it overlaps with the next for so long, from now on; None for a new entry.
 
         Raises UsageError (``usage.key``) when the entry was destroyed meanwhile.
         """
-        if overlap is not None:
-            if self._entries.get((entry.namespace, entry.name)) is not entry:
-                raise no_key(f"the key {entry.name} was destroyed meanwhile")
-            # Whole seconds, as a statement has them: the end is in the next one of its own.
-            before, until = entry.generations[-1], now_in_seconds(self._now() + overlap)
-            before.ends = min(until, before.ends) if before.ends else until
-        self._entries[entry.namespace, entry.name] = entry
+        if overlap is None:
+            return None
+        self.require_still(entry)
+        # Whole seconds, as a statement has them: the end is in the next one of its own.
+        until, ends = now_in_seconds(self.now() + overlap), entry.generations[-1].ends
+        return min(until, ends) if ends else until
+
+    def add(self, entry: Entry, one: Generation, until: datetime | None) -> NamedKey:
+        """A new entry's first generation, or the next: then the one before ends ``until`` then."""
+        if until is not None and entry.generations:  # they may have ended meanwhile
+            entry.generations[-1].ends = until
+        self._entries[entry.key] = entry
         entry.generations.append(one)
         return entry.shown(one)
 
-    def remove(self, namespace: str, name: str) -> None:
+    def install(self, entry: Entry) -> tuple[NamedKey, ...]:
+        """An entry with all its generations, if it has any, in place of what was ``held``."""
+        self.held.pop(entry.key, None)
+        if entry.generations:
+            self._entries[entry.key] = entry
+        return tuple(entry.shown(one) for one in entry.generations)
+
+    def remove(self, entry: Entry) -> None:
         """All generations. Raises UsageError (``usage.key``)."""
-        self.entry(namespace, name)
-        del self._entries[namespace, name]
+        self.require_still(entry)
+        del self._entries[entry.key]
 
     def _forget(self) -> None:
-        at = self._now()
+        at = self.now()
         for key, entry in tuple(self._entries.items()):
             over = [entry.shown(one) for one in entry.generations if one.over(at)]
+            if not over:
+                continue
             entry.generations = [one for one in entry.generations if not one.over(at)]
             if not entry.generations:
                 del self._entries[key]
+            if entry.persistent:
+                self.stale.add(key)
             for gone in over:
                 self._ended(gone)
 
 
 def require_name(name: str) -> str:
     """``name``, if a key may have it. Raises UsageError."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise UsageError("a key's name is a-z, 0-9, dot, dash or underscore, at most 63, a letter or digit first")
     return name
 

@@ -1,5 +1,6 @@
-"""Named keys: made for a caller's namespace, for one use, living in this process's memory for this boot at the most.
+"""Named keys: made for a caller's namespace, for one use, living in this process's memory.
 
+They end with the process, or are persistent: then agent.daemon.keeper has each on the disk before anybody hears of it.
 Each has a statement and evidence. Both are renewed for the same private key before the statement ends, and at once
 where the calendar ran on while the machine slept. agent.daemon.keystore has the names, agent.daemon.budget the queue.
 """
@@ -7,23 +8,25 @@ where the calendar ran on while the machine slept. agent.daemon.keystore has the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agent.core import algorithm as algorithms
 from agent.core.algorithm import Algorithm
 from agent.core.errors import Conflict, DeadlineExceeded, TeeAgentError, UsageError
 from agent.core.statement import now_in_seconds
 from agent.daemon.budget import Turn
+from agent.daemon.keeper import Keeper, require_keeper
 from agent.daemon.keys import RETRY_MAX, RETRY_SECONDS, Attested, Attester, Log, Wanted
 from agent.daemon.keystore import (
     MAX_GENERATIONS,
     USES,
     Entry,
     Generation,
+    Held,
     Limits,
     NamedKey,
     Store,
@@ -31,33 +34,44 @@ from agent.daemon.keystore import (
     require_use,
 )
 from agent.daemon.privatekey import PrivateKey
+from agent.daemon.tasks import Tasks
 from agent.daemon.threads import in_thread
 
 __all__ = ["USES", "Limits", "NamedKey", "NamedKeys"]
-
 WAIT_SECONDS = 60.0
 """For a key's turn and its evidence."""
 LEAST_LIFETIME = timedelta(seconds=10)
 
 T = TypeVar("T")
 Made = Callable[[NamedKey], Awaitable[None]]
+Gone = Callable[[NamedKey | None], Awaitable[None]]
 
 
 class NamedKeys:
     """All named keys of this process; used from the event loop's thread only.
 
     ``ended`` is told of each generation whose time is over. ``trouble`` is why evidence was not renewed, or None.
+    Raises Conflict when another process has the persistent keys.
     """
 
-    def __init__(self, attester: Attester, limits: Limits, ended: Callable[[NamedKey], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        attester: Attester,
+        limits: Limits,
+        ended: Callable[[NamedKey], None] = lambda _: None,
+        keeper: Keeper | None = None,
+    ) -> None:
         self._attester = attester
         self._store = Store(limits, attester.now, ended)
+        self._keeper = keeper
         self._busy: set[tuple[str, str]] = set()
         self._budget = attester.budget
         self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._outdated: dict[int, Attested] = {}
         self.trouble: TeeAgentError | None = None
+        if keeper:
+            keeper.begin(self._store, self._restored)
 
     def now(self) -> datetime:
         """The calendar's time, as keys count it."""
@@ -67,6 +81,11 @@ class NamedKeys:
     def count(self) -> int:
         """Generations that exist."""
         return sum(1 for _ in self._store.all())
+
+    @property
+    def held(self) -> Mapping[tuple[str, str], Held]:
+        """Persistent keys that can't be used, by namespace and name."""
+        return self._store.held
 
     @property
     def waiting(self) -> int:
@@ -81,6 +100,7 @@ class NamedKeys:
         use: str,
         lifetime: timedelta | None = None,
         *,
+        persistent: bool = False,
         made: Made | None = None,
         payer: str = "",
     ) -> NamedKey:
@@ -90,12 +110,15 @@ class NamedKeys:
         ``made`` is told of it as soon as it exists, even if nobody waits for it any more.
         Raises UsageError, FormatError (algorithm), Conflict (``conflict.key``: the name is taken; ``conflict.limit``),
         ServerError (``server.budget``), DeadlineExceeded, and what keeps evidence from being made: then there is none.
+        For a persistent key ConfigError (``config.sealing``), ServerError (``server.locked``, ``server.storage``).
         """
         kind = algorithms.find(algorithm)
-        entry = Entry(namespace, require_name(name), require_use(use, algorithm), lifetime)
+        entry = Entry(namespace, require_name(name), require_use(use, algorithm), lifetime, persistent)
         if lifetime is not None and lifetime < LEAST_LIFETIME:
             raise UsageError(f"a key lives {LEAST_LIFETIME.total_seconds():.0f} seconds at the least")
         self._store.require_free(namespace, name)
+        if persistent:
+            require_keeper(self._keeper).require_open()
         return await self._added(entry, kind, None, made, payer)
 
     async def rotate(
@@ -114,12 +137,28 @@ class NamedKeys:
             )
         return await self._added(entry, entry.generations[-1].private.algorithm, overlap, made, payer)
 
-    def destroy(self, namespace: str, name: str) -> None:
-        """All generations, at once. Raises UsageError (``usage.key``)."""
-        self._store.remove(namespace, name)
+    async def destroy(self, namespace: str, name: str, gone: Gone | None = None) -> None:
+        """All generations, at once; those of a persistent key are off the disk then, a broken one's too.
+
+        ``gone`` is told, with the newest generation where there was a usable one, even if nobody waits any more.
+        Raises UsageError (``usage.key``), and for a persistent key as create.
+        """
+        await self._in_time(self._tasks.start(self._destroy((namespace, name), gone)))
+
+    async def _destroy(self, key: tuple[str, str], gone: Gone | None) -> None:
+        entry = self._store.get(*key)
+        if entry.persistent if entry else key in self._store.held:
+            last = await require_keeper(self._keeper).destroyed(key)
+        else:
+            last = self._store.find(*key, 0)
+            self._store.remove(self._store.entry(*key))
+        if gone:
+            await gone(last)
 
     def find(self, namespace: str, name: str, generation: int = 0) -> NamedKey:
-        """The newest generation, or that of this number, whatever its evidence. Raises UsageError (``usage.key``)."""
+        """The newest generation, or that of this number, whatever its evidence. Raises as Store.find."""
+        if self._keeper:
+            self._keeper.want((namespace, name))
         return self._store.find(namespace, name, generation)
 
     async def current(self, key: NamedKey) -> NamedKey:
@@ -173,7 +212,10 @@ class NamedKeys:
 
     async def _renew_due(self) -> None:
         at = self._attester.now()
-        for entry, one in self._store.all():
+        found = tuple(self._store.all())
+        if self._keeper and self._store.stale:
+            self._keeper.wake()
+        for entry, one in found:
             if one.due() <= at or not one.attested.valid(at) or id(one.attested) in self._outdated:
                 await self._in_time(self._renewal(entry, one))
 
@@ -193,7 +235,7 @@ class NamedKeys:
         payer = payer or entry.namespace
         give_back = self._budget.key_place(payer)
         self._busy.add(key)
-        task = self._task(self._add(entry, kind, overlap, made, payer))
+        task = self._tasks.start(self._add(entry, kind, overlap, made, payer))
         task.add_done_callback(lambda _: give_back())
         return await self._in_time(task)
 
@@ -201,7 +243,11 @@ class NamedKeys:
         self, entry: Entry, kind: Algorithm, overlap: timedelta | None, made: Made | None, payer: str
     ) -> NamedKey:
         try:
-            key = self._store.add(entry, await self._generated(entry, kind, payer), overlap)
+            one = await self._generated(entry, kind, payer)
+            if entry.persistent:
+                key = await require_keeper(self._keeper).added(entry, one, overlap)
+            else:
+                key = self._store.add(entry, one, self._store.until(entry, overlap))
         finally:
             self._busy.discard((entry.namespace, entry.name))
         self._changed.set()
@@ -222,7 +268,7 @@ class NamedKeys:
     def _renewal(self, entry: Entry, one: Generation) -> asyncio.Task[None]:
         """The renewal under way, or a new one: however many wait for it, it takes one quote."""
         if one.renewal is None:
-            one.renewal = self._task(self._renew(entry, one))
+            one.renewal = self._tasks.start(self._renew(entry, one))
         return one.renewal
 
     async def _renew(self, entry: Entry, one: Generation) -> None:
@@ -236,21 +282,14 @@ class NamedKeys:
         # Not after a failure: run would try again without a pause.
         self._changed.set()
 
+    async def _restored(self, entry: Entry, private: PrivateKey, ends: datetime | None) -> Attested:
+        """Evidence for a key that was on the disk, when it is its turn."""
+        async with self._budget.turn(Turn.RENEWAL, entry.namespace):
+            return await self._attested(entry, private, ends)
+
     async def _attested(self, entry: Entry, private: PrivateKey, ends: datetime | None) -> Attested:
         wanted = Wanted(private.algorithm.name, entry.use, private.spki, entry.namespace, ends)
         return await in_thread(partial(self._attester.attest, wanted))
-
-    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        # Who asked may have left: then nobody else looks at the error.
-        if not task.cancelled():
-            task.exception()
 
     async def _in_time(self, task: asyncio.Task[T]) -> T:
         """Its outcome, for as long as one may wait; the work itself goes on. Raises DeadlineExceeded."""

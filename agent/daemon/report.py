@@ -18,6 +18,7 @@ from agent.core.errors import TeeAgentError
 from agent.daemon import problem, rpc
 from agent.daemon.batch import Batcher
 from agent.daemon.keys import Attested, KeyRing
+from agent.daemon.keystore import Held
 from agent.daemon.named import NamedKey, NamedKeys
 from agent.daemon.names import FETCHER, QUOTER, SIGNER, socket_path
 from agent.daemon.sshapi import public_line
@@ -60,9 +61,15 @@ def describe_named(key: NamedKey) -> dict[str, Any]:
         "newest": key.newest,
         "created": rfc3339(key.created),
         "ends": rfc3339(key.ends) if key.ends else None,
+        "persistent": key.persistent,
         **({"ssh": public_line(key)} if key.use == sshsig.USE else {}),
         **describe_key(key),
     }
+
+
+def describe_held(namespace: str, name: str, held: Held) -> dict[str, Any]:
+    """A persistent key of which no more is known, for it can't be used: ``state`` is locked or broken."""
+    return {"namespace": namespace, "name": name, "persistent": True, "state": held.state, "reason": held.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ class Reporter:
     ssh: Callable[[], Mapping[str, Any]]
     notes: Callable[[], Iterable[str]]
     audit: Callable[[], Mapping[str, Any]]
+    kept: Callable[[], Mapping[str, Any]]
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "status"))
     """Its own: a process that does not answer must not keep quotes waiting."""
 
@@ -84,7 +92,7 @@ class Reporter:
         """Asks the other processes too, ASK_SECONDS each at the most."""
         named = {"generations": self.named.count, "waiting": self.named.waiting, "trouble": _told(self.named.trouble)}
         found = await asyncio.get_running_loop().run_in_executor(self.threads, self._status)
-        return {**found, "named_keys": named, "audit": self.audit()}
+        return {**found, "named_keys": named, "persistent_keys": self.kept(), "audit": self.audit()}
 
     def _status(self) -> dict[str, Any]:
         key, trouble = self.ring.held, self.ring.trouble

@@ -10,7 +10,7 @@ from functools import partial
 
 from agent import rulefiles
 from agent.core.config import Config
-from agent.daemon import auditdisk, openapi, privileges, sockets, verifier
+from agent.daemon import auditdisk, keydisk, openapi, privileges, sockets, verifier
 from agent.daemon.assembly import Early, Signer
 from agent.daemon.completing import completer
 from agent.daemon.guard import Guard
@@ -42,6 +42,8 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     description = Description(openapi.load())
     _more_descriptors()
     auditdisk.prepare(config.audit.folder, user.uid, user.gid)
+    if config.sealing.root != "none":
+        keydisk.prepare(config.daemon.keys_folder, user.uid, user.gid)
     if os.geteuid() == 0:
         privileges.leave_network()
     privileges.become(user)

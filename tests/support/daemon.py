@@ -163,6 +163,7 @@ def write_config(folder: Path, simulator: Simulator, more: str = "", **daemon: A
         "allow_groups": [str(GROUP)],
         "signer_user": str(SIGNER),
         "fetcher_user": str(FETCHER),
+        "keys_folder": str(folder / "keys"),
         **daemon,
     }
     lines = [

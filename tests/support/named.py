@@ -11,6 +11,7 @@ from agent.core.binding import Scope
 from agent.core.errors import (
     TeeAgentError,
 )
+from agent.daemon.keeper import Keeper
 from agent.daemon.keys import Attester, Terms
 from agent.daemon.named import Limits, NamedKey, NamedKeys
 from tests.support.quotes import FakeQuotes, complete
@@ -24,13 +25,13 @@ ANY = Limits(100, 100)
 class World:
     """Keys, the quotes behind them, and a calendar."""
 
-    def __init__(self, limits: Limits = ANY) -> None:
+    def __init__(self, limits: Limits = ANY, keeper: Keeper | None = None) -> None:
         self.quotes = FakeQuotes()
         self.at = BEGIN
         terms = Terms(Scope("rp", BOOT), 24 * HOUR, 30)
-        self.keys = NamedKeys(
-            Attester(terms, self.quotes, complete, lambda: None, lambda: None, now=lambda: self.at), limits
-        )
+        attester = Attester(terms, self.quotes, complete, lambda: None, lambda: None, now=lambda: self.at)
+        self.keeper = keeper
+        self.keys = NamedKeys(attester, limits, keeper=keeper)
         self.logged: list[TeeAgentError] = []
 
     async def create(

@@ -279,7 +279,7 @@ def test_a_key_destroyed_while_its_challenge_waits_signs_nothing(during: str) ->
             await until(lambda: world.trees == [1])
         task = world.ask(1, uid=1, holder=world.of(key))
         await until(lambda: world.waiting == 2 and len(world.trees) == 1)
-        world.named.destroy("uid-1", "k")
+        await world.named.destroy("uid-1", "k")
         world.quotes.gate.set()
         check((await first)[0], 0)
         with pytest.raises(UsageError) as caught:

@@ -159,7 +159,7 @@ def test_a_key_destroyed_while_it_rotates_stays_destroyed() -> None:
         world.quotes.gate.clear()
         rotating = asyncio.create_task(world.keys.rotate("uid-1", "a", HOUR))
         await until(lambda: len(world.quotes.asked) == 2)
-        world.keys.destroy("uid-1", "a")
+        await world.keys.destroy("uid-1", "a")
         world.quotes.gate.set()
         with pytest.raises(UsageError, match="destroyed meanwhile"):
             await rotating
@@ -189,7 +189,7 @@ def test_who_keeps_a_journal_hears_of_keys_that_nobody_waits_for_and_of_their_en
         assert [key.generation for key in made] == [1, 2]
         assert [key.generation for key in keys.list("uid-1")] == [2]
         assert [key.generation for key in ended] == [1]
-        keys.destroy("uid-1", "a")
+        await keys.destroy("uid-1", "a")
         await keys.create("uid-1", "b", "Ed25519", "raw", HOUR)
         world.at += HOUR
         assert keys.count == 0
