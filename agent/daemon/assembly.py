@@ -97,7 +97,7 @@ class Signer:
         ring = KeyRing(attester)
         roots = Roots.configured(config, reports)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
-        keeper = Keeper(KeyFolder(config.daemon.keys_folder, audit.anchor), None, reports)
+        keeper = Keeper(KeyFolder(config.daemon.keys_folder, audit.anchor), roots.root, reports)
         named = NamedKeys(attester, limits, reports.ended, keeper)
         batcher = Batcher(budget, quotes, complete, terms.quote_seconds)
         front = Front(guard)
