@@ -117,7 +117,10 @@ class Connection(asyncio.BufferedProtocol):
         self._ended = True
         if self._request and not self._request.body.complete:
             self._request.body.fail(refused("the body ended early"))
-        return self._request is not None and not self._gone()
+        if self._deaf or self._gone():
+            return False
+        self._loop.call_soon(self._again)
+        return True
 
     def _gone(self) -> bool:
         poll = select.poll()
@@ -155,7 +158,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._take_head()
         except FormatError as error:
             self._break_off(error)
-        if self._request and self._request.body.complete and len(self._data) > AHEAD_BYTES:
+        waits = self._unread or (self._request and self._request.body.complete)
+        if waits and len(self._data) > AHEAD_BYTES:
             self._transport.pause_reading()
 
     def _take_head(self) -> None:
@@ -230,10 +234,12 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_soon(self._again)
 
     def _again(self) -> None:
-        if self._request is None and not self._last:
-            self._advance()
-            if self._ended and self._request is None:
-                self._end()
+        if self._request or self._last or self._unread:
+            return
+        before = len(self._data)
+        self._advance()
+        if self._ended and len(self._data) == before and not self._last:
+            self._end()
 
     # The end.
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.client import Client
-from agent.core.access import Decision, Members, Rules, Wish
+from agent.core.access import Decision, Wish
 from agent.core.errors import DeadlineExceeded, Denied, FormatError, ProtocolError, ServerError, TransportError
 from agent.daemon import admission, body, sockets
-from agent.daemon.dispatch import Act, Call, Dispatch, Handler
-from agent.daemon.front import Front
-from agent.daemon.guard import Guard
-from agent.daemon.peers import Allowed
+from agent.daemon.dispatch import Act, Call, Handler
 from agent.daemon.web import Response
 from agent.deadline import Deadline
+from tests.support.doors import serving, talk
 
 
 async def swallow(call: Call) -> tuple[Wish, Act]:
@@ -35,43 +32,6 @@ async def defect(_: Call) -> tuple[Wish, Act]:
 
 
 ROUTES: dict[str, dict[str, Handler]] = {"/swallow": {"POST": swallow}, "/defect": {"GET": defect}}
-EVERYTHING = Guard(lambda: Rules(members=Members(frozenset({os.getuid()}))))
-
-
-def serving(
-    folder: Path, client: Callable[[Path], None], after: Callable[[Front], Awaitable[None]] | None = None
-) -> Front:
-    """``client`` in a thread, the front door in this one."""
-    door = Front(Allowed(uids=frozenset({os.getuid()})))
-
-    async def main() -> None:
-        listener = sockets.listen(folder, "door")
-        task = asyncio.create_task(door.run(listener.sock, Dispatch(ROUTES, EVERYTHING)))
-        try:
-            await asyncio.to_thread(client, listener.path)
-            if after:
-                await after(door)
-        finally:
-            task.cancel()
-            await door.drain()
-            listener.sock.close()
-            os.close(listener.lock)
-
-    asyncio.run(main())
-    return door
-
-
-def talk(path: Path, *said: bytes) -> bytes:
-    """Everything that comes back before the other side hangs up."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
-        sock.connect(str(path))
-        for part in said:
-            sock.sendall(part)
-        try:
-            return b"".join(iter(lambda: sock.recv(1 << 16), b""))
-        except ConnectionResetError:
-            return b""
 
 
 @pytest.mark.parametrize("said", [b"", b"POST /swa", b"POST /swallow HTTP/1.1\r\nHost: a\r\n"])
@@ -81,7 +41,7 @@ def test_a_head_that_does_not_come_is_cut_off(tmp_path: Path, monkeypatch: pytes
     def client(path: Path) -> None:
         assert talk(path, said) == b""
 
-    assert serving(tmp_path, client).count() == 0
+    assert serving(tmp_path, ROUTES, client).count() == 0
 
 
 def test_a_body_that_does_not_come_gets_408(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +53,7 @@ def test_a_body_that_does_not_come_gets_408(tmp_path: Path, monkeypatch: pytest.
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"usage.timeout" in answer
 
-    serving(tmp_path, client)
+    serving(tmp_path, ROUTES, client)
 
 
 def test_a_body_may_not_take_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +63,7 @@ def test_a_body_may_not_take_for_ever(tmp_path: Path, monkeypatch: pytest.Monkey
     def client(path: Path) -> None:
         assert talk(path, head).startswith(b"HTTP/1.1 408 ")
 
-    serving(tmp_path, client)
+    serving(tmp_path, ROUTES, client)
 
 
 def test_more_than_allowed_in_chunks_gets_413(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +74,7 @@ def test_more_than_allowed_in_chunks_gets_413(tmp_path: Path, monkeypatch: pytes
         assert talk(path, head, b"8\r\n12345678\r\n1\r\n9\r\n0\r\n\r\n").startswith(b"HTTP/1.1 413 ")
         assert talk(path, head, b"8\r\n12345678\r\n0\r\n\r\n").endswith(b"\r\n\r\n8")
 
-    serving(tmp_path, client)
+    serving(tmp_path, ROUTES, client)
 
 
 def test_expectations_are_met(tmp_path: Path) -> None:
@@ -131,7 +91,7 @@ def test_expectations_are_met(tmp_path: Path) -> None:
             sock.sendall(b"ab")
             assert b"".join(iter(lambda: sock.recv(1 << 16), b"")).endswith(b"\r\n\r\n2")
 
-    serving(tmp_path, client)
+    serving(tmp_path, ROUTES, client)
 
 
 def test_our_own_defects_are_logged_and_told_as_500(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -139,7 +99,7 @@ def test_our_own_defects_are_logged_and_told_as_500(tmp_path: Path, caplog: pyte
         assert talk(path, b"GET /defect HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 500 ")
         assert talk(path, b"no http\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
-    serving(tmp_path, client)
+    serving(tmp_path, ROUTES, client)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
 
 
@@ -155,7 +115,7 @@ def test_drain_ends_idle_connections(tmp_path: Path) -> None:
             answer += held.recv(1000)
 
     with held:
-        serving(tmp_path, client)
+        serving(tmp_path, ROUTES, client)
         assert held.recv(10) == b""
 
 
