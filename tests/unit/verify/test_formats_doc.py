@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from agent.core import cmw, cose, eat, jws, keydoc
+from agent.core import cmw, cose, eat, jws, keydoc, sshsig
 from agent.core.algorithm import ALGORITHMS
+from agent.core.sshwire import NAMES
 from agent.verify.cose import verify_cose
 from agent.verify.eat import verify_eat
 from agent.verify.jws import verify_jws
 from agent.verify.keydoc import verify_key
 from agent.verify.signed import KeyVerdict
+from agent.verify.ssh import verify_ssh
 from tests.support import format_vectors as vectors
 from tests.support.formats import PAYLOAD, Party
 from tests.support.simulator import machine, pki_state
@@ -30,6 +32,7 @@ VERDICTS: dict[str, Callable[[Party], KeyVerdict]] = {
     "jws": lambda party: verify_jws(party.jws(), party.document(), party.judge(AT)),
     "cose": lambda party: verify_cose(party.cose(), party.document(), party.judge(AT)),
     "eat": lambda party: verify_eat(party.eat(AT, eat.JSON), party.judge(AT)),
+    "ssh": lambda party: verify_ssh(party.ssh(), party.document(), party.judge(AT), payload=[PAYLOAD]),
 }
 
 
@@ -43,6 +46,7 @@ def test_every_member_of_the_output(use: str, pki_state: Path) -> None:
 def test_every_name_and_number() -> None:
     names = [keydoc.TYPE, keydoc.MEDIA_TYPE, *jws.TYPES, jws.CONTEXT, cose.AUDIENCE, eat.PROFILE, eat.JWT_TYPE]
     names += [eat.CWT_TYPE, str(cmw.CWT_CLAIM), *(kind.jose for kind in ALGORITHMS.values())]
+    names += [sshsig.MEDIA_TYPE, *NAMES.values(), *sshsig.HASHES, sshsig.LOGIN, f"at most {sshsig.MAX_BYTES} bytes"]
     names += [str(kind.cose) for kind in ALGORITHMS.values()]
     assert [name for name in names if name not in PAGE] == []
 
