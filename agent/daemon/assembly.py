@@ -88,8 +88,8 @@ class Signer:
         folder = config.daemon.runtime_dir
         audit = Audit(config.audit, terms.scope.boot_id)
         audit.open(__version__)
-        reports = Reports(audit)
         tally = Tally()
+        reports = Reports(audit, tally=tally)
         renewal = Renewal(reports.tcb_changed)
         quotes = Watched(Metered(RemoteQuoter(socket_path(folder, QUOTER)), tally), renewal.seen)
         nonce, budget = newest_nonce(folder), Budget(config.daemon.challenge_batch_max)

@@ -35,15 +35,22 @@ class Journal(Protocol):
         """Raises ServerError (``server.audit``) where an event could not be kept."""
 
 
+class Tally(Protocol):
+    """Where signatures are counted for whoever watches: agent.daemon.metrics."""
+
+    def on_signed(self, use: str, count: int) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reports:
     """The same for those who report. ``journal`` is None where no audit log is kept: then nobody hears.
 
-    ``heads`` sends the head in a new key's statement to the attestation service, where there is one.
+    ``heads`` sends the head in a new key's statement to the attestation service, where there is one; ``tally`` counts.
     """
 
     journal: Journal | None = None
     heads: Sender | None = None
+    tally: Tally | None = None
     _telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def key(self, kind: str, caller: Caller | None, key: NamedKey, severity: str = "notice") -> None:
@@ -93,8 +100,10 @@ class Reports:
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    def signed(self, caller: Caller, key_id: str, count: int = 1) -> None:
-        """So many signatures; they are counted."""
+    def signed(self, caller: Caller, key_id: str, count: int = 1, use: str = "bundle") -> None:
+        """So many signatures by a key for ``use``; they are counted."""
+        if self.tally:
+            self.tally.on_signed(use, count)
         if self.journal:
             self.journal.signed(caller, key_id, count)
 

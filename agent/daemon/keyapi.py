@@ -184,7 +184,7 @@ class KeyApi:
         caller = call.peer.caller
 
         def signed(key: NamedKey, count: int) -> None:
-            self.reports.signed(caller, key.attachments.key_sha256.hex(), count)
+            self.reports.signed(caller, key.attachments.key_sha256.hex(), count, key.use)
 
         return Order(call.request, caller.uid, key, options, self.keys.current, self.keys.now, signed, self.means)
 

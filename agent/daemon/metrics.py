@@ -25,6 +25,7 @@ from agent.daemon.audit import Audit
 from agent.daemon.batch import Batcher
 from agent.daemon.dispatch import Act, Call, as_bytes
 from agent.daemon.keys import KeyRing
+from agent.daemon.keystore import USES
 from agent.daemon.named import NamedKeys
 from agent.daemon.web import Response
 from agent.quoter import Quotes
@@ -57,6 +58,10 @@ class Tally:
     def on_answered(self, operation: str) -> None:
         """A request that the policy allowed and that got its answer."""
         self.answered[operation] += 1
+
+    def on_signed(self, use: str, count: int) -> None:
+        """So many signatures by a key for ``use``."""
+        self.signed[use] += count
 
     def on_refused(self, error: TeeAgentError) -> None:
         """A problem document."""
@@ -119,9 +124,7 @@ class MetricsApi:
         body.query(call.request, frozenset())
 
         async def act(_: Decision) -> Response:
-            response = as_bytes(exposition(self.families()), "text/plain")
-            response.headers["Content-Type"] = MEDIA_TYPE
-            return response
+            return as_bytes(exposition(self.families()), MEDIA_TYPE)
 
         return Wish("metrics"), act
 
@@ -138,10 +141,11 @@ class MetricsApi:
         tally = self.tally
         answered = {name: tally.answered[name] for name in OPERATIONS}
         denied = {name: tally.denied[name] for name in OPERATIONS}
+        signed = {use: tally.signed[use] for use in USES}
         yield _many("tee_agent_requests_total", "Requests that were answered.", "operation", answered)
         yield _many("tee_agent_denials_total", "Requests that the access policy refused.", "operation", denied)
         yield _many("tee_agent_refusals_total", "Problem documents, by code.", "code", tally.refused)
-        yield _many("tee_agent_signatures_total", "Signatures, by the key's use.", "use", tally.signed)
+        yield _many("tee_agent_signatures_total", "Signatures, by the key's use.", "use", signed)
 
     def _quotes(self) -> Iterator[Family]:
         tally, name = self.tally, "tee_agent_quote_duration_seconds"

@@ -124,7 +124,7 @@ class Session:
         wish = Wish("sign", key=full_name(key), use=USE, format=USE, context=what.context)
         self._api.guard.require(self._guest.peer, wish)
         made = public.wrap((await self._api.keys.current(key)).sign(request.data))
-        self._api.reports.signed(self._guest.peer.caller, key.attachments.key_sha256.hex())
+        self._api.reports.signed(self._guest.peer.caller, key.attachments.key_sha256.hex(), use=key.use)
         return sshagent.signature(made)
 
     def _refused(self, key: NamedKey, why: str) -> None:
