@@ -56,7 +56,8 @@ def begin(path: Path, size: int, sent: bytes, media_type: str = "text/plain") ->
 
 def end(sock: socket.socket, rest: bytes = b"") -> bytes:
     with sock:
-        sock.sendall(rest)
+        if rest:
+            sock.sendall(rest)
         return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
