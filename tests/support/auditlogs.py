@@ -1,11 +1,13 @@
 """Audit logs in tests: a log over a folder, and a writer process that dies at a step of its own.
 
-``python -m tests.support.auditlogs FOLDER STEP EVENTS``: writes EVENTS events, says each one's number on stdout when
-it is done, and kills itself (SIGKILL) when it has made STEP calls of fsync, rename, ftruncate or write.
+``python -m tests.support.auditlogs`` forks a writer for each line ``[FOLDER, STEP, EVENTS, KEEP]`` on stdin: it writes
+EVENTS events, says each one's number on stdout when it is done, keeps KEEP full files, and kills itself (SIGKILL) before
+its call number STEP of STEPS, a write in its middle; on stderr it says which of them that was.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -21,7 +23,8 @@ from agent.daemon.peers import Caller
 BOOT = "01234567-89ab-cdef-0123-456789abcdef"
 CALLER = Caller(77, 1000, 1000, (), "app.service", "")
 WHO = {"uid": 1000, "gid": 1000, "unit": "app.service", "container": ""}
-STEPS = ("fsync", "rename", "ftruncate", "write")
+STEPS = ("open", "write", "fsync", "rename", "unlink", "ftruncate")
+"""Of the operating system: whatever changes a file or a name."""
 SMALL = 4096
 """Bytes of a file before rotation: less than a configuration may ask for."""
 
@@ -48,11 +51,13 @@ class Killer:
 
     def __init__(self, wanted: int) -> None:
         self._wanted, self._made = wanted, 0
+        self._say = os.write
 
     def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
             self._made += 1
             if self._made == self._wanted:
+                self._say(2, f"{name}\n".encode())
                 if name == "write" and len(args[1]) > 1:
                     real(args[0], bytes(args[1])[: len(args[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -61,12 +66,12 @@ class Killer:
         return step
 
 
-def main(folder: Path, wanted: int, events: int) -> None:
+def main(folder: Path, wanted: int, events: int, keep: int) -> None:
     out = os.dup(1)
     say, killer = os.write, Killer(wanted)
     for name in STEPS:
         setattr(os, name, killer.wrap(name, getattr(os, name)))
-    log = opened(folder)
+    log = opened(folder, keep=keep)
     for number in range(events):
         log.event("key.created", severity="notice", caller=WHO, key=f"n/{number}", note="x" * 190)
         say(out, f"{number} {log.head().hex()}\n".encode())
@@ -75,5 +80,26 @@ def main(folder: Path, wanted: int, events: int) -> None:
     say(out, f"end {log.head().hex()}\n".encode())
 
 
+def nursery() -> None:
+    """Reads lines of arguments, runs main with each in a forked process, and answers with a line of JSON: its end."""
+    for line in sys.stdin:
+        out, err = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.dup2(out[1], 1)
+            os.dup2(err[1], 2)
+            words = json.loads(line)
+            main(Path(words[0]), *words[1:])
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        told_of = []
+        for reader, writer in (out, err):
+            os.close(writer)
+            with os.fdopen(reader) as stream:  # less than a pipe holds, so the child never waited
+                told_of.append(stream.read())
+        sys.stdout.write(json.dumps([os.waitstatus_to_exitcode(status), *told_of]) + "\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    nursery()
