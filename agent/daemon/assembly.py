@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
+from agent.boot import report
 from agent.core.access import Decision, Wish
 from agent.core.bundle_parts import Attachments
 from agent.core.config import Config
@@ -25,12 +26,14 @@ from agent.daemon.formats import Means, whose
 from agent.daemon.freshapi import FreshApi
 from agent.daemon.front import Front
 from agent.daemon.guard import Guard, OnDenied
+from agent.daemon.heads import Sender, through_fetcher
 from agent.daemon.journal import Reports
 from agent.daemon.keeper import Keeper
 from agent.daemon.keyapi import KeyApi
 from agent.daemon.keyfolder import KeyFolder
 from agent.daemon.keys import Attester, Complete, KeyRing, Log, Terms
 from agent.daemon.metrics import Metered, MetricsApi, Tally
+from agent.daemon.monitor import Telling, boot_events
 from agent.daemon.named import Limits, NamedKeys
 from agent.daemon.names import QUOTER, socket_path
 from agent.daemon.openapi import Description
@@ -88,18 +91,21 @@ class Signer:
         folder = config.daemon.runtime_dir
         audit = Audit(config.audit, terms.scope.boot_id)
         audit.open(__version__)
-        tally = Tally()
-        reports = Reports(audit, tally=tally)
+        for event in boot_events(report.read()):
+            audit.event(event.kind, severity=event.severity, caller=None, **event.fields)
+        heads, tally = Sender(through_fetcher(folder)) if config.tas else None, Tally()
+        reports = Reports(audit, heads, tally)
         renewal = Renewal(reports.tcb_changed)
         quotes = Watched(Metered(RemoteQuoter(socket_path(folder, QUOTER)), tally), renewal.seen)
         nonce, budget = newest_nonce(folder), Budget(config.daemon.challenge_batch_max)
         attester = Attester(terms, quotes, complete, nonce, audit.anchor, budget=budget)
-        ring = KeyRing(attester)
+        ring, told = KeyRing(attester), Telling(quotes, audit.failed)
         roots = Roots.configured(config, reports)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
         keeper = Keeper(KeyFolder(config.daemon.keys_folder, audit.anchor), roots.root, reports)
-        named = NamedKeys(attester, limits, reports.ended, keeper)
-        batcher = Batcher(budget, quotes, complete, terms.quote_seconds)
+        asked = Attester(terms, told, complete, nonce, audit.anchor, budget=budget)
+        named = NamedKeys(asked, limits, reports.ended, keeper)
+        batcher = Batcher(budget, told, complete, terms.quote_seconds)
         front = Front(guard)
         ssh = SshFront(front.admission, SshApi(named, guard, reports))
         metrics = MetricsApi(tally, ring, named, batcher, audit, front.count)
@@ -108,9 +114,13 @@ class Signer:
         )
         means = Means.of(attached(ring, named))
         fresh = FreshApi(ring, batcher, guard, reports, means)
-        keys = KeyApi(named, ring, guard, reports, means, fresh)
-        sealing, secrets = SealApi(roots, reports), SecretApi(roots, guard, reports)
+        keys, sealing, secrets = (
+            KeyApi(named, ring, guard, reports, means, fresh),
+            SealApi(roots, reports),
+            SecretApi(roots, guard, reports),
+        )
         api = Api(ring, fresh, reporter, keys, reports, early.description, sealing, secrets, early.verifier, metrics)
+        guard.on_reload = reports.policy
         guard.on_denied = _both(audit, tally)
         dispatch = Dispatch(api.routes(), guard, ROUTES, tally)
         return cls(guard, audit, reports, ring, named, keeper, renewal, batcher, front, ssh, dispatch)
@@ -125,6 +135,7 @@ class Signer:
             self.renewal.run(self.ring, self.named),
             self.batcher.run(),
             self.audit.run(),
+            *([self.reports.heads.run(told, self.reports.tell)] if self.reports.heads else []),
             self.front.run(sock, self.dispatch),
             *([self.ssh.run(ssh)] if ssh else []),
         )
