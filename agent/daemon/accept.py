@@ -37,7 +37,10 @@ class _Range:
         if not self.parameters <= frozenset(given):
             return 0
         if (self.type, self.subtype) == (main, sub):
-            return 3 + len(self.parameters)
+            return 4 + len(self.parameters)
+        # What is JSON by its suffix (RFC 6839) is taken by who takes JSON: curl --json says so unasked.
+        if (self.type, self.subtype, main) == ("application", "json", "application") and sub.endswith("+json"):
+            return 3
         return {(main, "*"): 2, ("*", "*"): 1}.get((self.type, self.subtype), 0)
 
 
@@ -57,7 +60,7 @@ def choose(header: str, offered: Sequence[str]) -> str:
             f"the answer would be {' or '.join(offered)}, and Accept takes neither"
             if len(offered) > 1
             else f"the answer would be {offered[0]}, and Accept does not take it",
-            hint="leave Accept out for the first",
+            hint="leave Accept out for the first; curl --json sends one, -H 'Accept:' does not",
             code="usage.accept",
         )
     return offered[weights.index(max(weights))]

@@ -70,7 +70,7 @@ def canonical_json(data: bytes) -> None:
         raise Broken("a quotation is longer than it may be")
 
 
-def _as_canonical(data: bytes) -> bytes:
+def as_canonical(data: bytes) -> bytes:
     """The same document in its one form, so that the fuzzer gets past the comparison; other bytes as they are."""
     try:
         return canonical.encode(canonical.parse(data, "document", 1 << 20))
@@ -79,7 +79,7 @@ def _as_canonical(data: bytes) -> bytes:
 
 
 def bundles(data: bytes) -> None:
-    data = _as_canonical(data)
+    data = as_canonical(data)
     found = bundle.decode(data)
     if found.encode() != data:
         raise Broken("a bundle does not come out as it went in")
@@ -90,7 +90,7 @@ def bundles(data: bytes) -> None:
 
 
 def statement(data: bytes) -> None:
-    data = _as_canonical(data)
+    data = as_canonical(data)
     if Statement.parse(data).canonical() != data:
         raise Broken("a statement does not come out as it went in")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.fuzz import on_core, on_devices, on_disk, on_services, on_vendors
+from tests.fuzz import on_core, on_devices, on_disk, on_formats, on_services, on_vendors
 from tests.fuzz.contract import Target
 
 TARGETS: Mapping[str, Target] = dict(
@@ -14,6 +14,7 @@ TARGETS: Mapping[str, Target] = dict(
             **on_core.TARGETS,
             **on_devices.TARGETS,
             **on_disk.TARGETS,
+            **on_formats.TARGETS,
             **on_services.TARGETS,
         }.items()
     )

@@ -26,6 +26,9 @@ BOTH = (WHOLE, SHORT)
         f"{SHORT};q=0.999, */*",
         f"{SHORT};q=0, */*;q=0.001",
         f"text/html, {WHOLE};q=0.1",
+        "application/json",
+        f"application/json;q=0.1, {SHORT};q=0",
+        f"application/json;q=0.2, application/*;q=0.9, {SHORT};q=0.1",
         f"{SHORT};level=1, */*;q=0.1",
         f"text/html;level=1, {WHOLE} ;\tq=0.5",
     ],
@@ -57,7 +60,15 @@ def test_the_compact_one_is_given(header: str) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["text/html", "*/*;q=0", f"{WHOLE};q=0, {SHORT};q=0.0", f"{SHORT};version=2", "text/*", "application/json"],
+    [
+        "text/html",
+        "*/*;q=0",
+        f"{WHOLE};q=0, {SHORT};q=0.0",
+        f"{SHORT};version=2",
+        "text/*",
+        "application/jose",
+        "text/json",
+    ],
 )
 def test_nothing_acceptable_is_said(header: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -112,6 +123,12 @@ def test_parameters_are_the_media_types_own() -> None:
     offered = ('application/cose; cose-type="cose-sign1"'.replace('"', ""), "application/other")
     assert choose('application/cose;cose-type="cose-sign1", */*;q=0.1', offered) == offered[0]
     assert choose("application/cose;cose-type=cose-mac, */*;q=0.1", offered[1:]) == offered[1]
+
+
+def test_json_is_not_what_has_another_suffix() -> None:
+    for offered in ("application/jose", "application/eat+jwt", "text/x+json"):
+        with pytest.raises(UsageError):
+            choose("application/json", (offered,))
 
 
 def test_most_ranges_that_are_read() -> None:
