@@ -19,6 +19,7 @@ from agent.daemon import problem
 from agent.tee_agent_client import BATCH, Agent, AgentError, Unreachable
 
 ANYTHING = "*/*"
+DIGEST = "application/vnd.tee-agent.digest+json"
 OCTETS: Mapping[str, str] = MappingProxyType({"Content-Type": "application/octet-stream"})
 
 
@@ -63,6 +64,20 @@ class Client:
         """A bundle over all chunks of ``payload``, in constant memory; ``accept`` chooses its form."""
         path = _own({"context": context, "audience": audience})
         return self._request("POST", path, deadline, payload, {**OCTETS, "Accept": accept})
+
+    def sign_fresh(
+        self,
+        which: Key | None,
+        digest: Mapping[str, Any],
+        options: Mapping[str, str],
+        deadline: Deadline,
+        accept: str = ANYTHING,
+    ) -> bytes:
+        """A bundle over what ``digest`` stands for, with evidence made after it came; None: by the agent's own key."""
+        given = {**options, "fresh": "true"}
+        path = which.path("/sign", given) if which else _own(given)
+        headers = {"Content-Type": DIGEST, "Accept": accept}
+        return self._request("POST", path, deadline, json.dumps(digest).encode(), headers)
 
     def create_key(self, document: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
         """POST /v1/keys with ``document`` as in docs/keys.md: the key's description."""

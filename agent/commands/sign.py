@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="*", help="what to sign; - for standard input")
     parser.add_argument("--context", default="", metavar="TEXT", help="what the signature is for; verify --context")
     parser.add_argument("--audience", default="", metavar="TEXT", help="whom it is for; verify --audience")
-    parser.add_argument("--fresh", metavar="NONCE", help="a relying party's nonce (16 to 64 bytes, hex): new evidence")
+    parser.add_argument("--fresh", action="store_true", help="with evidence made now; takes one or two quotes")
+    parser.add_argument("--nonce", metavar="HEX", help="a relying party's, 16 to 64 bytes: for --fresh, or an EAT")
     parser.add_argument("--compact", action="store_true", help="a bundle that names its attachments by their digest")
     parser.add_argument("--attachments-to", metavar="OUT", help="write the attachments of a compact bundle here")
     parser.add_argument("--into", metavar="FOLDER", help="many files: compact bundles and attachments, written here")
@@ -35,13 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 examples:
   tee-agent sign report.pdf --context invoices -o report.bundle
   tee-agent sign --key invoices invoice.json -o invoice.jws
+  tee-agent sign report.pdf --fresh --nonce "$NONCE" -o report.bundle
   tee-agent sign dist/*.deb --context release --into signatures
   tee-agent verify report.bundle --payload report.pdf --context invoices --policy policy.json
 """
 
 
 def run(args: argparse.Namespace) -> int:
-    nonce = nonce_hex(args.fresh, "--fresh") if args.fresh is not None else None
+    nonce = "" if args.nonce is None else nonce_hex(args.nonce, "--nonce")
     _require_sense(args)
     client = client_of(args)
     deadline = Deadline(SIGN_SECONDS, "signature")
@@ -55,16 +57,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sign(args: argparse.Namespace, client: Client, nonce: str | None, deadline: Deadline) -> bytes:
+def _sign(args: argparse.Namespace, client: Client, nonce: str, deadline: Deadline) -> bytes:
     accept = compact.MEDIA_TYPE if args.compact else ANYTHING
     if args.format == "eat":
         return client.token(_key(args), {"nonce": nonce, "form": args.form}, _options(args), deadline)
     payload = chunks(args.files[0])
+    if args.fresh:
+        options = _options(args) | ({"nonce": nonce} if nonce else {})
+        which = _key(args) if args.key else None
+        return client.sign_fresh(which, digest_document(payload), options, deadline, accept)
     if args.key:
         return client.sign_with(_key(args), payload, _options(args), deadline, accept)
-    if nonce is None:
-        return client.sign(payload, context=args.context, audience=args.audience, deadline=deadline, accept=accept)
-    return client.challenge(_challenge(payload, nonce, args.context, args.audience), deadline, accept)
+    return client.sign(payload, context=args.context, audience=args.audience, deadline=deadline, accept=accept)
 
 
 def _sign_many(args: argparse.Namespace, client: Client, deadline: Deadline) -> None:
@@ -106,12 +110,14 @@ def _require_sense(args: argparse.Namespace) -> None:
     token, count = args.format == "eat", len(args.files)
     if not args.key and (args.format not in (None, "bundle") or args.namespace or args.generation):
         raise UsageError("--format, --namespace and --generation are about a named key: --key NAME")
-    if token and (count or args.fresh is None):
-        raise UsageError("an EAT signs a nonce and no file: --key NAME --format eat --fresh NONCE")
+    if token and (count or args.nonce is None):
+        raise UsageError("an EAT signs a nonce and no file: --key NAME --format eat --nonce HEX")
     if not token and not count:
         raise UsageError("what is to be signed? FILE, or - for standard input")
-    if args.key and args.fresh is not None and not token:
-        raise UsageError("--fresh is for the agent's own key, and for --format eat")
+    if args.fresh and args.format not in (None, "bundle"):
+        raise UsageError(f"--fresh is about bundles, not --format {args.format}")
+    if args.nonce is not None and not (args.fresh or token):
+        raise UsageError("--nonce goes with --fresh, or with --format eat")
     if args.compact and args.format not in (None, "bundle"):
         raise UsageError(f"--compact is about bundles, not --format {args.format}")
     if args.attachments_to and not args.compact:
@@ -124,7 +130,7 @@ def _require_folder(args: argparse.Namespace) -> None:
         if len(args.files) > 1:
             raise UsageError("several files are signed into a folder: --into FOLDER")
         return
-    if args.fresh is not None or args.attachments_to or args.format not in (None, "bundle"):
+    if args.fresh or args.attachments_to or args.format not in (None, "bundle"):
         raise UsageError("--into is for compact bundles: not with --fresh, --attachments-to or another --format")
     names = [Path(file).name for file in args.files]
     if len(set(names)) != len(names) or "" in names or "-" in names:
@@ -139,7 +145,3 @@ def _options(args: argparse.Namespace) -> dict[str, str]:
     found = {"context": args.context, "audience": args.audience, "content_type": args.content_type}
     found |= {"format": args.format or "", "detached": "true" if args.detached else ""}
     return {name: value for name, value in found.items() if value}
-
-
-def _challenge(payload: Iterator[bytes], nonce: str, context: str, audience: str) -> dict[str, Any]:
-    return {"nonce": nonce, "payload": digest_document(payload), "context": context, "audience": audience}

@@ -277,7 +277,7 @@ def test_sign_many_into_a_folder(daemon: Daemon, tmp_path: Path) -> None:
         ("a", "b"),
         ("a", "a", "--into", "."),
         ("-", "--into", "."),
-        ("a", "--into", ".", "--fresh", "00" * 16),
+        ("a", "--into", ".", "--fresh"),
         ("a", "--into", ".", "--attachments-to", "x", "--compact"),
         ("a", "--attachments-to", "x"),
         ("a", "--compact", "--key", "one-jws", "--format", "jws"),

@@ -107,8 +107,11 @@ def test_sign_command(daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(payload)
     words = [*CLI, "sign", "--config", str(daemon.config), "--context", "ä/&?=", str(tmp_path / "file")]
     daemon.verify(run(*words), payload, context="ä/&?=")
-    run(*words, "--fresh", NONCE.hex(), "-o", str(tmp_path / "bundle"))
+    run(*words, "--fresh", "--nonce", NONCE.hex(), "-o", str(tmp_path / "bundle"))
     daemon.verify((tmp_path / "bundle").read_bytes(), payload, nonce=NONCE, context="ä/&?=")
+    fresh = daemon.verify(run(*words, "--fresh"), payload, context="ä/&?=").bundle.fresh
+    assert fresh
+    assert len(fresh.nonce) == 32
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "file"]
     piped = [*CLI, "sign", "-", "--socket", str(daemon.socket), "--config", str(daemon.config)]
     done = subprocess.run(piped, cwd=ROOT, input=b"piped", capture_output=True, check=True, timeout=60)
@@ -124,7 +127,8 @@ def test_sign_command_says_what_is_wrong(daemon: Daemon, tmp_path: Path) -> None
     config = ("--config", str(daemon.config))
     status, said = sign_status(str(tmp_path / "absent"), *config)
     assert (status, "absent" in said) == (64, True)
-    assert sign_status("/etc/hostname", *config, "--fresh", "00")[0] == 64
+    assert sign_status("/etc/hostname", *config, "--fresh", "--nonce", "00")[0] == 64
+    assert sign_status("/etc/hostname", *config, "--nonce", "00" * 16)[0] == 64
     status, said = sign_status("/etc/hostname", *config, "--socket", str(tmp_path / "s"))
     assert (status, "is the daemon running" in said) == (75, True)
     assert sign_status("/etc/hostname", "--config", str(tmp_path / "none"))[0] == 78

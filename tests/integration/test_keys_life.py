@@ -108,16 +108,16 @@ def test_tokens_from_the_command_line(daemon: Daemon) -> None:
     cli(daemon, "keys", "create", "tokens", "--use", "eat", "--lifetime", "3600", "--quiet")
     words = ["sign", "--key", "tokens", "--format", "eat"]
     for form in ("json", "cbor"):
-        token = cli(daemon, *words, "--fresh", keys.NONCE.hex(), "--form", form, "--audience", "x")
+        token = cli(daemon, *words, "--nonce", keys.NONCE.hex(), "--form", form, "--audience", "x")
         verify_eat(token, keys.judge(daemon), nonce=keys.NONCE, audience="x")
-    for wrong in ([], ["--fresh", keys.NONCE.hex(), "file"], ["file"]):
+    for wrong in ([], ["--nonce", keys.NONCE.hex(), "file"], ["file"]):
         cli(daemon, *words, *wrong, status=64)
     cli(daemon, "keys", "destroy", "tokens")
 
 
 @pytest.mark.parametrize(
     "words",
-    [["file", "--format", "jws"], ["file", "--generation", "1"], ["--key", "x", "file", "--fresh", "ab" * 16], []],
+    [["file", "--format", "jws"], ["file", "--generation", "1"], ["--key", "x", "file", "--nonce", "ab" * 16], []],
 )
 def test_command_lines_without_sense(daemon: Daemon, words: list[str]) -> None:
     cli(daemon, "sign", *words, status=64)
