@@ -25,7 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create = _action(actions, "create", "make a key in the caller's namespace")
     create.add_argument("--use", required=True, choices=USES, help="the one thing that it will ever sign")
     create.add_argument("--algorithm", choices=ALGORITHMS, default=ED25519, help="default: %(default)s")
-    create.add_argument("--lifetime", type=int, metavar="SECONDS", help="of each generation; default: this boot")
+    create.add_argument("--lifetime", type=int, metavar="SECONDS", help="of each generation; default: without end")
+    create.add_argument("--persistent", action="store_true", help="kept on the disk, sealed; default: this boot only")
     listing = actions.add_parser("list", help="the agent's own key and those that the caller may see")
     socket_option(listing)
     _generation(_action(actions, "show", "one key, with its statement"))
@@ -40,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     output_option(public)
     parser.epilog = """\
 example:
-  tee-agent keys create invoices --use jws --algorithm ECDSA-P256
+  tee-agent keys create invoices --use jws --algorithm ECDSA-P256 --persistent
   tee-agent keys attest invoices -o invoices.key
   tee-agent keys ssh deploy -o deploy.pub
   tee-agent sign --key invoices invoice.json -o invoice.jws
@@ -88,7 +89,8 @@ def _one(args: argparse.Namespace, client: Client, deadline: Deadline) -> tuple[
     which = Key(args.name, args.namespace, getattr(args, "generation", 0))
     if args.action == "create":
         document = {"name": args.name, "use": args.use, "algorithm": args.algorithm, "namespace": args.namespace}
-        return client.create_key(document | {"lifetime_seconds": args.lifetime}, deadline), _line
+        document |= {"lifetime_seconds": args.lifetime, "persistent": args.persistent}
+        return client.create_key(document, deadline), _line
     if args.action == "rotate":
         return client.rotate_key(which, args.overlap, deadline), _line
     if args.action == "destroy":
@@ -109,9 +111,14 @@ def _table(found: Mapping[str, Any]) -> str:
 
 
 def _line(key: Mapping[str, Any]) -> str:
-    name = f"{key['namespace']}/{key['name']}#{key['generation']}" if "name" in key else "agent"
-    ends = "" if "name" not in key else f" until {key['ends'] or 'the boot ends'}"
-    return f"{name} {key['algorithm']} {key['use']} {key['id']}{ends}\n"
+    if "name" not in key:
+        return f"agent {key['algorithm']} {key['use']} {key['id']}\n"
+    name = f"{key['namespace']}/{key['name']}"
+    if "state" in key:
+        return f"{name} persistent, {key['state']}: {key['reason']}\n"
+    kept, ends = ("persistent ", "it is destroyed") if key["persistent"] else ("", "the boot ends")
+    until = key["ends"] or ends
+    return f"{name}#{key['generation']} {key['algorithm']} {key['use']} {key['id']} {kept}until {until}\n"
 
 
 def _details(key: Mapping[str, Any]) -> str:

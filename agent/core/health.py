@@ -34,6 +34,7 @@ def judge(facts: Facts, at: datetime) -> tuple[Finding, ...]:
         _initramfs(facts["initramfs"]),
         *_boot(facts.get("boot")),
         *_agent(facts["agent"], at),
+        *_persistent(facts["agent"]["status"]),
         *_audit(facts["agent"]["status"]),
         _service(facts["service"]),
         *_heads(facts["service"]),
@@ -135,6 +136,22 @@ def _key(key: Facts, at: datetime) -> Finding:
     if left <= 0:
         return Finding("key", "PROBLEM", f"{text}, EXPIRED", "the agent renews it by itself: see its log")
     return Finding("key", "ok", f"{text}, valid for another {age(left)}")
+
+
+def _persistent(status: Facts | None) -> Iterator[Finding]:
+    """Keys on the disk; nothing where there are none and nothing is wrong with them."""
+    found = status.get("persistent_keys") if status else None
+    if not found:
+        return
+    if trouble := found["trouble"]:
+        yield Finding("persistent keys", "PROBLEM", trouble["message"], trouble.get("hint", ""))
+    counts = (("usable", found["keys"]), ("locked", found["locked"]), ("broken", found["broken"]))
+    if any(count for _, count in counts):
+        state: State = "PROBLEM" if found["broken"] else "note" if found["locked"] else "ok"
+        text = ", ".join(f"{count} {word}" for word, count in counts if count)
+        yield Finding("persistent keys", state, text, "" if state == "ok" else "tee-agent keys list")
+    for note in found["notes"]:
+        yield Finding("persistent keys", "note", note)
 
 
 def _audit(status: Facts | None) -> Iterator[Finding]:

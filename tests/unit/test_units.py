@@ -17,7 +17,7 @@ from agent.core.auditconfig import AuditConfig
 from agent.core.config import EvidenceConfig
 from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import ConfigError, Denied, PlatformError
-from agent.daemon import auditdisk, fetcher, names, sockets
+from agent.daemon import auditdisk, fetcher, keydisk, names, sockets
 from agent.settings import DEFAULT_PATH
 from tests.support import tools
 
@@ -215,6 +215,7 @@ def test_folders_are_made_and_root_s() -> None:
     assert owners.pop(EvidenceConfig().endorsements) == ["0755", fetcher_user, fetcher_user]
     signer_user = DaemonConfig().signer_user
     assert owners.pop(AuditConfig().folder) == [f"{auditdisk.FOLDER_MODE:04o}", signer_user, signer_user]
+    assert owners.pop(DaemonConfig().keys_folder) == [f"{keydisk.FOLDER_MODE:04o}", signer_user, signer_user]
     assert set(map(tuple, owners.values())) == {("0755", "root", "root")}
     assert {DaemonConfig().runtime_dir, EvidenceConfig().endorsements, DEFAULT_PATH.parent} <= made
     assert DEFAULT_PATH.parent / rulefiles.FOLDER in made
@@ -228,11 +229,13 @@ def test_the_signer_takes_a_new_access_policy_and_can_t_write_one() -> None:
     assert "ReadWritePaths" not in unit
 
 
-def test_the_signer_writes_its_audit_log_and_nothing_else() -> None:
+def test_the_signer_writes_its_audit_log_and_sealed_keys_and_nothing_else() -> None:
     unit = read(ROLES[names.SIGNER])
     assert [Path("/var/log") / word for word in words(unit, "LogsDirectory")] == [AuditConfig().folder]
     assert unit["LogsDirectoryMode"] == [f"{auditdisk.FOLDER_MODE:04o}"]
-    writable = ("ReadWritePaths", "StateDirectory", "CacheDirectory", "RuntimeDirectory", "BindPaths")
+    assert [Path("/var/lib") / word for word in words(unit, "StateDirectory")] == [DaemonConfig().keys_folder]
+    assert unit["StateDirectoryMode"] == [f"{keydisk.FOLDER_MODE:04o}"]
+    writable = ("ReadWritePaths", "CacheDirectory", "RuntimeDirectory", "BindPaths")
     assert [key for key in writable if key in unit] == []
 
 

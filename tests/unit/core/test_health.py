@@ -212,3 +212,20 @@ def test_the_audit_log_s_last_hour_is_on_the_screen() -> None:
     assert audit_findings(warning=3, alert=1)[0][0] == "PROBLEM"
     trouble = {"code": "server.audit", "message": "can't be written", "hint": "free space"}
     assert audit_findings(trouble)[0] == ("PROBLEM", "can't be written")
+
+
+def kept_findings(**found: Any) -> list[tuple[str, str, str]]:
+    nothing = {"open": True, "keys": 0, "locked": 0, "broken": 0, "unwritten": 0, "serial": 0}
+    facts = broken("agent.status.persistent_keys", {**nothing, "trouble": None, "notes": [], **found})
+    return [(one.state, one.text, one.hint) for one in judge(facts, AT) if one.subject == "persistent keys"]
+
+
+def test_persistent_keys_are_counted_by_what_they_are() -> None:
+    listing = "tee-agent keys list"
+    assert kept_findings() == []
+    assert kept_findings(keys=3) == [("ok", "3 usable", "")]
+    assert kept_findings(keys=3, locked=1) == [("note", "3 usable, 1 locked", listing)]
+    assert kept_findings(locked=1, broken=2) == [("PROBLEM", "1 locked, 2 broken", listing)]
+    trouble = {"code": "server.storage", "message": "the disk is full", "hint": "free space"}
+    assert kept_findings(trouble=trouble) == [("PROBLEM", "the disk is full", "free space")]
+    assert kept_findings(notes=["'x' is no file of this agent's"]) == [("note", "'x' is no file of this agent's", "")]
