@@ -173,6 +173,8 @@ class FakeTas:
     def _reply(self, request: Seen) -> Reply:
         if request.path.endswith("/version"):
             return answer(200, {"version": "0.1.0"})(request)
+        if request.path == "/tee-agent/v1/audit-head":
+            return answer(404, {"error": "not found"})(request)  # no service has to take them
         script = self.nonce_script if request.path.endswith("get_nonce") else self.secret_script
         if script:
             return script.popleft()(request)
