@@ -132,7 +132,7 @@ class Attachments:
     def scope(self) -> binding.Scope:
         return binding.Scope(self.statement.audience, self.statement.boot_id)
 
-    @property
+    @cached_property
     def key_sha256(self) -> bytes:
         """SHA-256 of the SubjectPublicKeyInfo: the key's name, 32 bytes."""
         return hashlib.sha256(self.spki).digest()

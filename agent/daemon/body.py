@@ -36,6 +36,16 @@ async def chunks(request: Request, most: int) -> AsyncIterator[bytes]:
             yield chunk
 
 
+def at_once(request: Request, most: int) -> bytes | None:
+    """The body where all of it is here already, as small ones are; None where there is waiting. Raises as chunks."""
+    if not request.body.complete:
+        return None
+    data = request.body.take()
+    if len(data) > most:
+        raise _oversized(most)
+    return data
+
+
 async def _more(request: Request, until: float) -> None:
     try:
         async with asyncio.timeout_at(min(until, asyncio.get_running_loop().time() + STALL_SECONDS)):
@@ -50,6 +60,8 @@ def _oversized(most: int) -> Oversized:
 
 async def payload(request: Request) -> Payload:
     """SHA-512 and size of the body, in constant memory."""
+    if (data := at_once(request, MAX_PAYLOAD)) is not None:
+        return Payload.of(data)
     digest, size = hashlib.sha512(), 0
     async for chunk in chunks(request, MAX_PAYLOAD):
         digest.update(chunk)

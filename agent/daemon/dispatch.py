@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -85,6 +86,7 @@ class Dispatch:
         self._routes = routes
         parts = ((path, *path.partition("{")) for path in routes)
         self._named = [(path, before, after.partition("}")[2]) for path, before, found, after in parts if found]
+        self._path = lru_cache(maxsize=256)(self._match)
 
     async def answer(self, request: Request, peer: Peer, *, permitted: bool) -> Response:
         """Never raises a TeeAgentError. After a refusal of the peer itself the connection is closed."""
@@ -122,7 +124,7 @@ class Dispatch:
             raise UsageError("this path does not take this method", hint=", ".join(methods), code="usage.method")
         return methods[request.method], name
 
-    def _path(self, path: str) -> tuple[str, str]:
+    def _match(self, path: str) -> tuple[str, str]:
         """The path as the table has it, and its variable part."""
         if path in self._routes:
             return path, ""

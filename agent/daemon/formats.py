@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from agent.core import compact, cose, eat, jws, sshsig
@@ -70,7 +70,7 @@ class Means:
     def bundle(self, draft: Bundle, sign: Sign, media_type: str, whose: str = AGENT) -> bytes:
         """The draft in one of the forms of BUNDLES, signed by the key that is called ``whose``."""
         if media_type == BUNDLE_TYPE:
-            return draft.signed(sign(draft.signing_input())).encode()
+            return draft.issued(sign)
         self.kept.keep(draft.attachments, whose)
         return compact.signed(draft, sign)
 
@@ -110,7 +110,10 @@ class Order:
 
 def accepted(request: Request, *offered: str) -> str:
     """The one of ``offered`` that Accept likes best, else the first. Raises UsageError (``usage.accept``)."""
-    return accept.choose(request.headers.get("Accept", ""), offered)
+    return _choose(request.headers.get("Accept", ""), offered)
+
+
+_choose = lru_cache(maxsize=64)(accept.choose)
 
 
 async def fulfil(order: Order) -> Response:

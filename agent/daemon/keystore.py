@@ -77,6 +77,8 @@ class Generation:
     ends: datetime | None
     attested: Attested
     renewal: asyncio.Task[None] | None = None
+    shown: NamedKey | None = None
+    """As it was shown last."""
 
     def over(self, at: datetime) -> bool:
         return self.ends is not None and at >= self.ends
@@ -105,9 +107,12 @@ class Entry:
         return self.namespace, self.name
 
     def shown(self, one: Generation) -> NamedKey:
-        made, newest = one.attested, one is self.generations[-1]
+        made, newest, last = one.attested, one is self.generations[-1], one.shown
+        if last and last.attachments is made.attachments and last.newest is newest and last.ends is one.ends:
+            return last
         fixed = (self.namespace, self.name, one.number, one.created, one.ends, newest, self.persistent, one.private)
-        return NamedKey(made.attachments, made.evidence_at, made.provider, *fixed)
+        one.shown = NamedKey(made.attachments, made.evidence_at, made.provider, *fixed)
+        return one.shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,8 @@ class Store:
         self._ended = ended
         self._entries: dict[tuple[str, str], Entry] = {}
         self.held: dict[tuple[str, str], Held] = {}
+        self._soonest: datetime | None = None
+        """When the next generation ends: until then nothing is looked through."""
         self.stale: set[tuple[str, str]] = set()
         """Persistent keys of which something ended that their file still has."""
 
@@ -229,6 +236,7 @@ class Store:
             entry.generations[-1].ends = until
         self._entries[entry.key] = entry
         entry.generations.append(one)
+        self._plan()
         return entry.shown(one)
 
     def install(self, entry: Entry) -> tuple[NamedKey, ...]:
@@ -236,6 +244,7 @@ class Store:
         self.held.pop(entry.key, None)
         if entry.generations:
             self._entries[entry.key] = entry
+        self._plan()
         return tuple(entry.shown(one) for one in entry.generations)
 
     def remove(self, entry: Entry) -> None:
@@ -245,6 +254,8 @@ class Store:
 
     def _forget(self) -> None:
         at = self.now()
+        if self._soonest is None or at < self._soonest:
+            return
         for key, entry in tuple(self._entries.items()):
             over = [entry.shown(one) for one in entry.generations if one.over(at)]
             if not over:
@@ -256,6 +267,11 @@ class Store:
                 self.stale.add(key)
             for gone in over:
                 self._ended(gone)
+        self._plan()
+
+    def _plan(self) -> None:
+        ends = (one.ends for entry in self._entries.values() for one in entry.generations)
+        self._soonest = min((end for end in ends if end), default=None)
 
 
 def require_name(name: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from agent.core.algorithm import Algorithm
@@ -105,26 +103,58 @@ class Memory:
         """Bytes held now."""
         return self._held.total()
 
-    @asynccontextmanager
-    async def whole(self, request: Request, uid: int, most: int = MAX_WHOLE) -> AsyncIterator[bytes]:
-        """The body, for what can't be signed by a digest; its room is free again afterwards.
+    def whole(self, request: Request, uid: int, most: int = MAX_WHOLE) -> Whole:
+        """``async with``: the body, for what can't be signed by a digest; its room is free again afterwards.
 
         Raises Oversized over ``most``, ServerError (``server.budget``), FormatError for a digest, as body.chunks.
         """
-        if request.content_type == DIGEST_TYPE:
+        return Whole(self, request, uid, most)
+
+    def take(self, uid: int, size: int) -> None:
+        """Room for so many bytes more. Raises ServerError (``server.budget``)."""
+        if self._held[uid] + size > self._each or self.held + size > self._total:
+            raise ServerError("too many large payloads at a time", retry_after=1.0, code="server.budget")
+        self._held[uid] += size
+
+    def give_back(self, uid: int, size: int) -> None:
+        """What was taken."""
+        self._held[uid] -= size
+        if not self._held[uid]:
+            del self._held[uid]
+
+
+class Whole:
+    """Memory.whole."""
+
+    __slots__ = ("_memory", "_most", "_request", "_taken", "_uid")
+
+    def __init__(self, memory: Memory, request: Request, uid: int, most: int) -> None:
+        self._memory, self._request, self._uid, self._most = memory, request, uid, most
+        self._taken = 0
+
+    async def __aenter__(self) -> bytes:
+        if self._request.content_type == DIGEST_TYPE:
             raise _no_digest()
-        data, held = bytearray(), 0
         try:
-            async for chunk in body.chunks(request, most):
-                if self._held[uid] + len(chunk) > self._each or self.held + len(chunk) > self._total:
-                    raise ServerError("too many large payloads at a time", retry_after=1.0, code="server.budget")
-                self._held[uid] += len(chunk)
-                held += len(chunk)
-                data += chunk
-            whole = bytes(data)
-            data.clear()
-            yield whole
-        finally:
-            self._held[uid] -= held
-            if not self._held[uid]:
-                del self._held[uid]
+            return await self._read()
+        except BaseException:
+            self._memory.give_back(self._uid, self._taken)
+            raise
+
+    async def _read(self) -> bytes:
+        data = body.at_once(self._request, self._most)
+        if data is not None:
+            self._take(len(data))
+            return data
+        parts = []
+        async for chunk in body.chunks(self._request, self._most):
+            self._take(len(chunk))
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def _take(self, size: int) -> None:
+        self._memory.take(self._uid, size)
+        self._taken += size
+
+    async def __aexit__(self, *_: object) -> None:
+        self._memory.give_back(self._uid, self._taken)

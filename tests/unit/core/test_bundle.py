@@ -220,3 +220,11 @@ def test_a_payload_is_its_digest_and_size() -> None:
     for digest, size in ((b"", 0), (bytes(64), -1), (bytes(64), 2**53)):
         with pytest.raises(FormatError):
             Payload(digest, size)
+
+
+@pytest.mark.parametrize("made", [PLAIN, PROVEN])
+def test_what_is_issued_at_once_is_the_same(made: Bundle) -> None:
+    def sign(data: bytes) -> bytes:
+        return hashlib.sha512(data).digest()
+
+    assert made.issued(sign) == made.signed(sign(made.signing_input())).encode()

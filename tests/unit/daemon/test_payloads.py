@@ -118,3 +118,13 @@ def test_a_digest_is_no_payload_here(tmp_path: Path) -> None:
         assert end(begin(path, 2, b"{}", DIGEST_TYPE)).startswith(b"HTTP/1.1 400 ")
 
     serving(tmp_path, Memory(), client)
+
+
+def test_what_came_at_once_takes_room_too(tmp_path: Path) -> None:
+    memory = Memory(total=10, each=6)
+
+    def client(path: Path) -> None:
+        assert end(begin(path, 6, b"123456")).endswith(b"\r\n\r\nheld 6")
+        assert end(begin(path, 7, b"1234567")).startswith(b"HTTP/1.1 429 ")
+
+    serving(tmp_path, memory, client)
