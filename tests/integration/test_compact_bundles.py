@@ -18,6 +18,7 @@ from agent.core import attachdoc, canonical, compact, keydoc
 from agent.core.algorithm import ALGORITHMS
 from agent.daemon import bulk
 from agent.daemon.formats import BUNDLE_TYPE
+from agent.tee_agent_client import Agent
 from agent.verify.cose import verify_cose
 from agent.verify.jws import verify_jws
 from tests.support.auditlogs import told
@@ -288,7 +289,17 @@ def test_what_makes_no_sense_is_a_usage_error(daemon: Daemon, words: tuple[str, 
     assert run(daemon, "sign", *words) == 64
 
 
-def test_requests_and_curl_get_the_same(daemon: Daemon, tmp_path: Path) -> None:
+def test_the_applications_client(daemon: Daemon) -> None:
+    with Agent(daemon.socket) as agent:
+        short = agent.sign(PAYLOAD, compact=True, context="c")
+        attached = agent.attachments(json.loads(short)["attachments"])
+        daemon.verify(compact.join(compact.decode(short), attachdoc.decode(attached)).encode(), PAYLOAD, context="c")
+        answer = agent.sign_batch(ALL, key="one-bundle", context="c")
+        for payload, one in zip(ALL, answer["signatures"], strict=True):
+            daemon.verify(joined(daemon, canonical.encode(one)), payload, context="c")
+
+
+def test_curl_gets_both_halves(daemon: Daemon, tmp_path: Path) -> None:
     """As docs/bundle.md tells it: two requests with curl, put together with jq, are the bundle."""
     (tmp_path / "payload").write_bytes(PAYLOAD)
     agent = ["curl", "-sS", "--fail", "--unix-socket", str(daemon.socket)]

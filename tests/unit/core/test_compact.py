@@ -80,6 +80,14 @@ def test_signed_in_one_go_is_the_same(made: Bundle) -> None:
     assert asked == [made.signing_input()]
 
 
+def test_a_series_is_the_same_one_by_one() -> None:
+    series = compact.Series(replace(PLAIN, signature=b""), lambda _: PLAIN.signature)
+    for payload in (PLAIN.payload, Payload.of(b"another one")):
+        assert series.signed(payload) == compact.encode(replace(PLAIN, payload=payload))
+    with pytest.raises(FormatError, match="fresh"):
+        compact.Series(PROVEN, lambda _: PLAIN.signature)
+
+
 def test_a_draft_has_no_compact_form() -> None:
     with pytest.raises(FormatError, match="signature"):
         compact.encode(replace(PLAIN, signature=b""))

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from agent.core import attachdoc, canonical, compact
+from agent.core.bundle import Payload
+from agent.core.errors import UsageError
+from agent.verify import question
 from agent.verify.bundle import BundleVerdict, verify_bundle
 from agent.verify.evidence import anchor_from_pem
 from tests.support import compact_vectors as vectors
@@ -43,6 +46,28 @@ def test_joined_it_is_the_published_bundle(case: dict[str, Any]) -> None:
     assert vectors.steps(made) == case["steps"]
     assert case["steps"].items() & like["steps"].items() >= {("signing_input", made.signing_input().hex())}
     verify(made.encode(), like, like["payload"].encode())
+
+
+@pytest.mark.parametrize("case", VECTOR["cases"], ids=[case["bundle"] for case in VECTOR["cases"]])
+def test_a_question_takes_both_halves(case: dict[str, Any]) -> None:
+    """As POST /v1/verify asks it."""
+    like = published(case["bundle"])
+    root = anchor_from_pem(like["root_pem"].encode(), "root")
+    asked = {"document": {"text": case["compact"]}, "attachments": {"text": case["attachments"]}, "any_workload": True}
+
+    def ask(**changes: Any) -> tuple[bool, dict[str, Any]]:
+        data = canonical.encode({name: value for name, value in {**asked, **changes}.items() if value is not None})
+        return question.answer(data, datetime.fromisoformat(like["verify_at"]), (root,))
+
+    valid, verdict = ask()
+    assert valid
+    assert verdict["payload"]["digest"] == Payload.of(like["payload"].encode()).digest.hex()
+    other = next(one for one in VECTOR["cases"] if one is not case)
+    valid, verdict = ask(attachments={"text": other["attachments"]})
+    assert (valid, verdict["error"]["code"]) == (False, "verify.binding.attachments")
+    for changes in ({"attachments": None}, {"document": {"text": like["bundle"]}}, {"use": "bundle"}):
+        with pytest.raises(UsageError):
+            ask(**changes)
 
 
 def test_each_signature_of_the_batch_verifies() -> None:
