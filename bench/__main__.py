@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import batches, boot, initramfs, quotes, running, verification
+from bench import batches, boot, initramfs, quotes, running, signatures, verification
 from bench.figure import Figure, table, write
 from sim.demo_world import World
 from tests.vm.command import HarnessError
@@ -27,13 +27,14 @@ def daemon() -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="tee-agent-bench-") as folder, ExitStack() as stack:
         world = World("snp", Path(folder), stack)
-        for step in (running.begin, running.start_and_memory, running.signatures, verification.snp_and_bundle):
+        for step in (running.begin, running.start_and_memory, verification.snp_and_bundle):
             figures += step(world)
     return figures
 
 
 PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "daemon": daemon,
+    "signatures": signatures.over_the_socket,
     "batches": batches.signatures,
     "quotes": quotes.tdx_and_parsing,
     "initramfs": initramfs.growth,
