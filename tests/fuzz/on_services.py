@@ -99,7 +99,7 @@ def frame(data: bytes) -> None:
         reader = asyncio.StreamReader()
         reader.feed_data(data)
         reader.feed_eof()
-        return await rpc._read_frame(reader)
+        return await rpc._read_frame(reader, rpc.MAX_REQUEST)
 
     try:
         found = _LOOP.run_until_complete(read())
