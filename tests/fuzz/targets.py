@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.fuzz import on_core, on_devices, on_disk, on_formats, on_services, on_vendors
+from tests.fuzz import on_core, on_devices, on_disk, on_formats, on_services, on_ssh, on_vendors
 from tests.fuzz.contract import Target
 
 TARGETS: Mapping[str, Target] = dict(
@@ -16,6 +16,7 @@ TARGETS: Mapping[str, Target] = dict(
             **on_disk.TARGETS,
             **on_formats.TARGETS,
             **on_services.TARGETS,
+            **on_ssh.TARGETS,
         }.items()
     )
 )

@@ -28,10 +28,13 @@ from agent.cli import COMMANDS, common_options
 from agent.core import canonical, compact
 from agent.core.algorithm import ALGORITHMS
 from agent.core.model import Tee
+from agent.core.sshsig import FileSignature
+from agent.core.sshwire import PublicKey, strings
 from agent.daemon import bulk
 from agent.daemon.api import DIGEST_TYPE, ROUTES
 from agent.daemon.keystore import USES
 from agent.daemon.names import ROLES, socket_path
+from tests.support import ssh
 from tests.support.daemon import (
     FETCHER,
     GROUP,
@@ -142,7 +145,7 @@ def recorder(pki_state: Path) -> Iterator[tuple[Daemon, Path]]:
             assert process.stdout.readline() == b"ready\n"
             simulator = Simulator(Tee.SNP, process, mount, export, folder / "none")
             try:
-                with running_daemon(simulator, folder) as daemon:
+                with running_daemon(simulator, folder, ssh_socket=True) as daemon:
                     assert daemon.post("/v1/sign").status == 200  # its own key has its evidence now
                     yield daemon, log
             finally:
@@ -282,6 +285,35 @@ def test_the_sockets_between_our_processes(recorder: tuple[Daemon, Path], uid: i
     else:
         assert (evidence, seen, set(answers)) == ([], [], {""})
     assert not forbidden() & set(seen)
+
+
+def ssh_messages(key: PublicKey, data: bytes) -> Iterator[bytes]:
+    """Every type of message, and every place of those that mean something, with the chosen bytes."""
+    yield from (ssh.framed(bytes([kind]) + data) for kind in range(256))
+    yield from (ssh.framed(bytes([kind]) + strings(data, data, data)) for kind in range(256))
+    yield from (ssh.signing(key.blob, data), ssh.signing(data[:256], ssh.file()), ssh.extension(data, data))
+    for digest, name in ((CHOSEN, "sha512"), (bytes.fromhex(NONCE), "sha256")):
+        yield ssh.signing(key.blob, FileSignature(data.hex()[:256], name, digest).encode())
+    yield ssh.signing(key.blob, ssh.login(key, session=data[:64], user=data.hex()[:64].encode()))
+    bound = ssh.login(key, session=CHOSEN, method=ssh.HOSTBOUND, host_key=data)
+    yield ssh.signing(key.blob, bound)
+    bind = strings(data, data[:64], data) + b"\0"
+    yield ssh.extension(b"session-bind@openssh.com", bind)
+
+
+def test_the_socket_for_ssh(recorder: tuple[Daemon, Path]) -> None:
+    """Signatures, over digests and sessions that were chosen; evidence, over nothing at all."""
+    daemon, log = recorder
+    said = json.dumps({"name": "thief", "use": "ssh"}).encode()
+    made = daemon.post("/v1/keys", said, Content_Type="application/json").json
+    key = PublicKey.of(base64.b64decode(made["spki"]))
+    before = len(lines(log))
+    chosen = (CHOSEN, NONCE.encode(), NONCE.encode() + KEYS[0], bytes.fromhex(NONCE))
+    answers = [one for data in chosen for one in ssh.ask(daemon.runtime / "ssh.sock", *ssh_messages(key, data))]
+    kinds = [answer[0] for answer in answers]
+    assert kinds.count(14) == 4 * 4
+    assert set(kinds) <= {5, 12, 14, 28}
+    assert lines(log)[before:] == []
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[tuple[list[str], list[argparse.Action]]]:
