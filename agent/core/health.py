@@ -150,6 +150,8 @@ def _persistent(status: Facts | None) -> Iterator[Finding]:
         state: State = "PROBLEM" if found["broken"] else "note" if found["locked"] else "ok"
         text = ", ".join(f"{count} {word}" for word, count in counts if count)
         yield Finding("persistent keys", state, text, "" if state == "ok" else "tee-agent keys list")
+    for doubt in found["doubts"]:
+        yield Finding("persistent keys", "PROBLEM", doubt, "docs/keys.md, What the host can do")
     for note in found["notes"]:
         yield Finding("persistent keys", "note", note)
 

@@ -31,6 +31,7 @@ from agent.daemon.journal import Reports
 from agent.daemon.keeper import Keeper
 from agent.daemon.keyapi import KeyApi
 from agent.daemon.keyfolder import KeyFolder
+from agent.daemon.keyhistory import History
 from agent.daemon.keys import Attester, Complete, KeyRing, Log, Terms
 from agent.daemon.metrics import Metered, MetricsApi, Tally
 from agent.daemon.monitor import Telling, boot_events
@@ -102,7 +103,8 @@ class Signer:
         ring, told = KeyRing(attester), Telling(quotes, audit.failed)
         roots = Roots.configured(config, reports)
         limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
-        keeper = Keeper(KeyFolder(config.daemon.keys_folder, audit.anchor), roots.root, reports)
+        keys_folder = KeyFolder(config.daemon.keys_folder, audit.anchor)
+        keeper = Keeper(keys_folder, roots.root, reports, History(config.audit.folder, audit.anchor))
         asked = Attester(terms, told, complete, nonce, audit.anchor, budget=budget)
         named = NamedKeys(asked, limits, reports.ended, keeper)
         batcher = Batcher(budget, told, complete, terms.quote_seconds)

@@ -21,6 +21,7 @@ from agent.daemon import problem
 from agent.daemon.journal import Reports
 from agent.daemon.keyfile import KeyName, StoredGeneration, StoredKey
 from agent.daemon.keyfolder import Contents, Found, KeyFolder, Sealer
+from agent.daemon.keyhistory import CHANGED, OPENED, History
 from agent.daemon.keys import RETRY_MAX, RETRY_SECONDS, Attested, Log
 from agent.daemon.keystore import Entry, Generation, Held, NamedKey, Store
 from agent.daemon.privatekey import PrivateKey
@@ -38,14 +39,15 @@ NO_ROOT, NO_EVIDENCE = "the root that it is sealed under is not here yet", "its 
 class Keeper:
     """``root`` is None where the configuration has none: then the folder is only looked at.
 
-    ``trouble`` is why not all is as it should be, or None; ``notes`` tell what was found in the folder.
+    ``trouble`` is why not all is as it should be, or None; ``doubts`` and ``notes`` tell what was found in the folder.
     """
 
-    def __init__(self, folder: KeyFolder, root: Root | None, reports: Reports) -> None:
+    def __init__(self, folder: KeyFolder, root: Root | None, reports: Reports, history: History | None = None) -> None:
         self._lock = asyncio.Lock()
         self.trouble: TeeAgentError | None = None
         self.notes: list[str] = []
-        self._folder, self._root, self._reports = folder, root, reports
+        self.doubts: list[str] = []
+        self._folder, self._root, self._reports, self._history = folder, root, reports, history
         self._pending: dict[KeyName, Found] = {}
         self._wake = asyncio.Event()
         self._open = False
@@ -98,6 +100,7 @@ class Keeper:
             "unwritten": len(self._store.stale) + self._following,
             "serial": self._folder.serial,
             "trouble": problem.document(self.trouble) if self.trouble else None,
+            "doubts": self.doubts,
             "notes": self.notes,
         }
 
@@ -109,7 +112,9 @@ class Keeper:
         async with self._lock:
             until = self._store.until(entry, overlap)
             await self._save(entry, one, until)
-            return self._store.add(entry, one, until)
+            key = self._store.add(entry, one, until)
+            await self._changed(entry.key)
+            return key
 
     async def destroyed(self, key: KeyName) -> NamedKey | None:
         """The key is gone from the disk, and then from memory; its newest generation, where it could be used.
@@ -119,14 +124,13 @@ class Keeper:
         async with self._lock:
             self.require_open()
             await in_thread(partial(self._folder.remove, key))
-            self._look()
             self._pending.pop(key, None)
             self._store.held.pop(key, None)
             entry = self._store.get(*key)
-            if entry is None:
-                return None
-            self._store.remove(entry)
-            return entry.shown(entry.generations[-1])
+            if entry:
+                self._store.remove(entry)
+            await self._changed(key)
+            return entry.shown(entry.generations[-1]) if entry else None
 
     async def _save(self, entry: Entry, one: Generation | None = None, until: datetime | None = None) -> None:
         """The entry is on the disk as it will be with ``one`` more generation, the one before ending ``until`` then."""
@@ -150,9 +154,10 @@ class Keeper:
             tuple(stored for _, stored in kept),
         )
         await in_thread(partial(self._folder.put, key, [private for private, _ in kept]))
-        self._look()
 
-    def _look(self) -> None:
+    async def _changed(self, key: KeyName) -> None:
+        """Something of ``key`` is on the disk, or off it: the log is told, and what was left behind is seen to."""
+        await self._reports.tell(CHANGED, "info", key="/".join(key), serial=self._folder.serial)
         if self._folder.trouble:
             self.wake()
 
@@ -196,17 +201,19 @@ class Keeper:
         self._hold(self._pending, Held("locked", NO_EVIDENCE))
         for key, reason in contents.broken.items():
             self._hold([key], Held("broken", reason))
+        if self._history:
+            self.doubts = await in_thread(partial(self._history.doubts, contents.serial, contents.audit))
         self._open, self.notes = True, contents.notes
         await self._tell(contents)
 
     async def _tell(self, contents: Contents) -> None:
         for (namespace, name), reason in contents.broken.items():
             await self._reports.tell("key.broken", "alert", key=f"{namespace}/{name}", reason=reason)
-        for note in contents.notes:
+        for note in (*self.doubts, *contents.notes):
             await self._reports.tell("keys.strange", "alert", note=note)
         usable, broken = len(contents.keys), len(contents.broken)
         await self._reports.tell(
-            "keys.opened", "info", serial=contents.serial, keys=usable, broken=broken, removed=contents.removed
+            OPENED, "info", serial=contents.serial, keys=usable, broken=broken, removed=contents.removed
         )
 
     async def _follow(self) -> None:
@@ -221,6 +228,7 @@ class Keeper:
                         await self._save(entry)
                     else:
                         await in_thread(partial(self._folder.remove, key))
+                    await self._changed(key)
             except TeeAgentError:
                 self._store.stale.add(key)
                 raise

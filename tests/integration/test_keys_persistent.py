@@ -196,6 +196,25 @@ def test_a_broken_file_costs_its_own_key_only(world: World) -> None:
     assert destroyed[-2:] == ["uid-0/broken", "uid-0/whole"]
 
 
+def test_a_folder_that_was_put_back_is_told_by_the_audit_log(world: World, tmp_path: Path) -> None:
+    daemon, folder = world.daemon, world.daemon.folder / "keys"
+    keys.create(daemon, "destroyed", "raw", persistent=True)
+    assert state(daemon)["doubts"] == []
+    saved = tmp_path / "saved"
+    subprocess.run(["cp", "-a", folder, saved], check=True, timeout=60)
+    assert daemon.request("DELETE", "/v1/keys/destroyed").status == 200
+    ended(daemon)
+    subprocess.run(["rm", "-r", folder], check=True, timeout=60)
+    subprocess.run(["cp", "-a", saved, folder], check=True, timeout=60)
+    restart(world)
+    (doubt,) = state(daemon)["doubts"]
+    assert "the keys were put back" in doubt
+    assert doubt.startswith([one for one in world.audit() if one["kind"] == "keys.strange"][-1]["fields"]["note"][:60])
+    assert daemon.request("DELETE", "/v1/keys/destroyed").status == 200
+    restart(world)
+    assert state(daemon)["doubts"] == []
+
+
 def test_two_daemons_on_one_folder_are_refused(world: World) -> None:
     more = (world.daemon.folder / "agent.toml").read_text().partition("[tas]")[2].partition("[endorsements]")[0]
     with open_folder() as folder:

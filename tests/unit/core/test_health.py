@@ -216,7 +216,7 @@ def test_the_audit_log_s_last_hour_is_on_the_screen() -> None:
 
 def kept_findings(**found: Any) -> list[tuple[str, str, str]]:
     nothing = {"open": True, "keys": 0, "locked": 0, "broken": 0, "unwritten": 0, "serial": 0}
-    facts = broken("agent.status.persistent_keys", {**nothing, "trouble": None, "notes": [], **found})
+    facts = broken("agent.status.persistent_keys", {**nothing, "trouble": None, "doubts": [], "notes": [], **found})
     return [(one.state, one.text, one.hint) for one in judge(facts, AT) if one.subject == "persistent keys"]
 
 
@@ -228,4 +228,6 @@ def test_persistent_keys_are_counted_by_what_they_are() -> None:
     assert kept_findings(locked=1, broken=2) == [("PROBLEM", "1 locked, 2 broken", listing)]
     trouble = {"code": "server.storage", "message": "the disk is full", "hint": "free space"}
     assert kept_findings(trouble=trouble) == [("PROBLEM", "the disk is full", "free space")]
+    ((state, text, _),) = kept_findings(doubts=["the keys were put back"])
+    assert (state, text) == ("PROBLEM", "the keys were put back")
     assert kept_findings(notes=["'x' is no file of this agent's"]) == [("note", "'x' is no file of this agent's", "")]
