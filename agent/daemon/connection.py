@@ -59,7 +59,7 @@ class Turn(asyncio.Future[None]):
         """Now. The waiter goes on in its own task, which may be done when this returns."""
         self.set_result(None)
         if self._waiter:
-            (self._context or copy_context()).run(self._waiter, self)
+            (copy_context() if self._context is None else self._context).run(self._waiter, self)
 
     def cancel(self, msg: Any | None = None) -> bool:
         cancelled = super().cancel(msg)

@@ -23,7 +23,7 @@ VERSIONS = ("1.1", "1.0")
 _DIGITS = 18
 """Of a Content-Length."""
 _END = b"\r\n\r\n"
-_LOOSE = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)|(?<!\r)\n|\n[\t ]")
+LOOSE = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)|(?<!\r)\n|\n[\t ]")
 """In a head: control characters, CR or LF alone, and a header that goes on in the next line."""
 _ONCE = frozenset({"content-length", "content-type", "expect", "host", "transfer-encoding"})
 """Given twice, they leave to the reader which one counts."""
@@ -140,7 +140,7 @@ class _Parsed:
 
     def head(self, data: bytes) -> Head:
         """Of exactly these bytes."""
-        if _LOOSE.search(data):
+        if LOOSE.search(data):
             raise refused("a head that is not in strict form")
         self._feed(data)
         version = self._parser.get_http_version()

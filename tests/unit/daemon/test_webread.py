@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -131,6 +133,7 @@ REFUSED = {
     "2.0": head(first=b"PRI * HTTP/2.0"),
     "no method": head(first=b"FOO / HTTP/1.1"),
     "upgrade": head(b"Connection: upgrade", b"Upgrade: h2c", first=b"GET / HTTP/1.1"),
+    "upgrade with a body": head(b"Connection: upgrade", b"Upgrade: h2c", b"Content-Length: 1"),
     "tunnel": head(first=b"CONNECT a:1 HTTP/1.1"),
     "control in the target": head(first=b"GET /a\x01 HTTP/1.1"),
     "target beyond ASCII": head(first=b"GET /\xc3\xa4 HTTP/1.1"),
@@ -147,6 +150,46 @@ REFUSED = {
 def test_what_could_be_read_in_two_ways_is_refused(data: bytes) -> None:
     with pytest.raises(FormatError, match="HTTP"):
         Reader().head(data)
+
+
+class Lenient:
+    """What http-parser 2.9.4 (Debian 13) makes of some heads that llhttp refuses, recorded there."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def feed_data(self, data: bytes) -> None:
+        self._protocol.on_url(b"/")
+        for line in data.split(b"\n")[1:]:
+            name, colon, value = line.strip(b"\r").partition(b":")
+            if colon:
+                self._protocol.on_header(name, value.strip())
+        self._protocol.on_headers_complete()
+        self._protocol.on_message_complete()
+
+    def get_http_version(self) -> str:
+        return "1.1"
+
+    def get_method(self) -> bytes:
+        return b"GET"
+
+    def should_keep_alive(self) -> bool:
+        return True
+
+    def should_upgrade(self) -> bool:
+        return False
+
+
+LOOSE = ("folded", "folded by tab", "bare line feeds", "one bare line feed", "bare return", "early end", "zero byte")
+ODD = ("vertical tab", "spaced coding", "space in a name", "two hosts", "empty length", "arabic digits", "signed")
+
+
+@pytest.mark.parametrize("name", [*LOOSE, *ODD])
+def test_a_lenient_parser_does_not_make_it_lenient(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(webread, "HttpRequestParser", Lenient)
+    assert Reader().head(head())
+    with pytest.raises(FormatError, match="HTTP"):
+        Reader().head(REFUSED[name] + NEXT)
 
 
 def test_as_much_as_is_allowed() -> None:
@@ -180,6 +223,26 @@ def test_chunks_are_taken_in_strict_form_only(body: bytes, bytewise: bool) -> No
     data = CHUNKED + body + NEXT
     with pytest.raises(FormatError, match="HTTP"):
         list(read([data[at : at + 1] for at in range(len(data))] if bytewise else [data]))
+
+
+@given(
+    st.binary(max_size=300)
+    | st.lists(st.sampled_from([*REFUSED.values(), *BROKEN.values(), CHUNKED, NEXT])).map(b"".join)
+)
+def test_any_bytes_are_requests_or_refused(data: bytes) -> None:
+    reader, body = Reader(), Body(lambda _: None)
+    with suppress(FormatError):
+        while found := reader.head(data):
+            head, size = found
+            data, body = data[size:], Body(lambda _: None)
+            assert head.length is None or head.length >= 0
+            while not body.complete and data:
+                size = reader.body(data, body)
+                data = data[size:]
+                if not size:
+                    return
+            if not body.complete:
+                reader.body(b"", body)
 
 
 def test_extensions_of_chunks_mean_nothing() -> None:
