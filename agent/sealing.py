@@ -80,7 +80,7 @@ class Sealer:
             raise Oversized(f"{MAX_PLAINTEXT} bytes can be sealed at the most", record="plaintext")
         key, nonce = self._keys(salt, purpose, labels)
         head = {"root": self.root_id, "salt": salt.hex(), "type": TYPE}
-        ciphertext = AESGCM(key).encrypt(nonce, bytes(plaintext), canonical.encode(head))
+        ciphertext = AESGCM(key).encrypt(nonce, plaintext, canonical.encode(head))
         return canonical.encode({**head, "ciphertext": canonical.b64(ciphertext)})
 
     def unseal(self, purpose: str, labels: tuple[str, ...], blob: bytes) -> bytearray:
