@@ -58,6 +58,19 @@ class Guest:
         self._left(self)
 
 
+async def _readable(sock: socket.socket) -> None:
+    """Until there is something to accept, and a round of the loop at the least: refusals alone would hold it up.
+
+    Not loop.sock_accept: cancelled in the round in which somebody connects, it accepts and forgets that connection.
+    """
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, came.set)
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
 Welcome = Callable[[Guest], Callable[[], asyncio.BaseProtocol]]
 """What a socket speaks: the factory of a guest's protocol, which calls ``leave`` when the connection is lost."""
 
@@ -80,11 +93,13 @@ class Admission:
         """Accept until ``stop``. Not more than one socket in a task."""
         if task := asyncio.current_task():
             self._accepting.add(task)
-        loop = asyncio.get_running_loop()
         sock.setblocking(False)
         while True:
+            await _readable(sock)
             try:
-                accepted, _ = await loop.sock_accept(sock)
+                accepted, _ = sock.accept()
+            except BlockingIOError:
+                continue  # who came has left
             except OSError:
                 # Out of descriptors or memory: what is open goes on, and the pause lets some of it end.
                 await asyncio.sleep(_PAUSE_SECONDS)
