@@ -79,6 +79,14 @@ def test_a_blob_opens_for_what_it_was_sealed_for_only() -> None:
     assert tas().unseal("data", LABELS, blob) == b"x"
 
 
+def test_another_root_is_said_by_its_name() -> None:
+    other = tas(bytes(32))
+    with pytest.raises(VerificationError) as caught:
+        other.unseal("data", LABELS, tas().seal("data", LABELS, b"x"))
+    assert tas().root_id in caught.value.message
+    assert other.root_id in caught.value.message
+
+
 def test_a_root_with_the_same_name_does_not_open_it() -> None:
     """The name of a root is no key: a blob that names ours but was made under another is refused all the same."""
     ours, theirs = tas(), tas(bytes(32))
