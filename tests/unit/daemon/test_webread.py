@@ -245,6 +245,28 @@ def test_any_bytes_are_requests_or_refused(data: bytes) -> None:
                 reader.body(b"", body)
 
 
+class Early(Lenient):
+    """A parser for which a message in chunks ends with the first of them."""
+
+    def feed_data(self, data: bytes) -> None:
+        if data.endswith(b"\r\n\r\n"):
+            self._protocol.on_header(b"Transfer-Encoding", b"chunked")
+            self._protocol.on_headers_complete()
+        else:
+            self._protocol.on_message_complete()
+
+
+def test_a_parser_that_sees_another_end_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webread, "HttpRequestParser", Lenient)
+    with pytest.raises(FormatError, match="not clear"):
+        Reader().head(head(b"Content-Length: 3"))
+    monkeypatch.setattr(webread, "HttpRequestParser", Early)
+    reader = Reader()
+    assert reader.head(CHUNKED)
+    with pytest.raises(FormatError, match="not clear"):
+        reader.body(b"1\r\nx\r\n", Body(lambda _: None))
+
+
 def test_extensions_of_chunks_mean_nothing() -> None:
     assert one(CHUNKED + b'00001;a="b c"\r\nx\r\n0;last\r\n\r\n')[1] == b"x"
 
