@@ -250,6 +250,7 @@ class Early(Lenient):
 
     def feed_data(self, data: bytes) -> None:
         if data.endswith(b"\r\n\r\n"):
+            self._protocol.on_url(b"/")
             self._protocol.on_header(b"Transfer-Encoding", b"chunked")
             self._protocol.on_headers_complete()
         else:
