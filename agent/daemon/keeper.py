@@ -188,14 +188,7 @@ class Keeper:
             await self._restore()
 
     async def _opened(self) -> None:
-        assert self._root is not None
-        sealer = await self._root()
-        try:
-            async with self._lock:
-                contents = await in_thread(partial(self._folder.open, sealer))
-        except (FormatError, VerificationError) as error:
-            self._hold(self._store.held, Held("broken", error.message))
-            raise
+        contents = await self._read()
         self._store.held.clear()
         self._pending = {found.stored.key: found for found in contents.keys}
         self._hold(self._pending, Held("locked", NO_EVIDENCE))
@@ -205,6 +198,22 @@ class Keeper:
             self.doubts = await in_thread(partial(self._history.doubts, contents.serial, contents.audit))
         self._open, self.notes = True, contents.notes
         await self._tell(contents)
+
+    async def _read(self) -> Contents:
+        """What the folder has. Raises what keeps it from being read, and says so of each key."""
+        assert self._root is not None
+        try:
+            sealer = await self._root()
+        except TeeAgentError as error:
+            self._hold(self._store.held, Held("locked", error.message))
+            raise
+        try:
+            async with self._lock:
+                return await in_thread(partial(self._folder.open, sealer))
+        except TeeAgentError as error:
+            bad = isinstance(error, FormatError | VerificationError)
+            self._hold(self._store.held, Held("broken" if bad else "locked", error.message))
+            raise
 
     async def _tell(self, contents: Contents) -> None:
         for (namespace, name), reason in contents.broken.items():

@@ -120,6 +120,10 @@ def key_files(path: Path) -> list[str]:
     return [one.name for one in path.iterdir() if one.name.endswith(".key")]
 
 
+def set_mode(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+
 def code(error: pytest.ExceptionInfo[TeeAgentError]) -> str:
     return error.value.code
 
@@ -196,6 +200,7 @@ def test_until_the_root_comes_keys_are_locked_and_their_names_taken(tmp_path: Pa
         two = Signer(tmp_path)
         two.come.clear()
         two.errors = [TransportError("no service")]
+        assert two.keys.held["uid-1", "a"].reason == keepers.NO_ROOT
         two.start()
         await asyncio.sleep(0)
         for wish in (
@@ -219,6 +224,33 @@ def test_until_the_root_comes_keys_are_locked_and_their_names_taken(tmp_path: Pa
         assert two.keys.find("uid-1", "a").attachments.spki == key.attachments.spki
         await two.true(lambda found: found["trouble"] is None)
         assert two.keys.held == {}
+        two.end()
+
+    run(body)
+
+
+def test_why_a_key_is_locked_is_said(tmp_path: Path) -> None:
+    async def body() -> None:
+        one = Signer(tmp_path)
+        await one.opened()
+        await one.create()
+        one.end()
+        two = Signer(tmp_path)
+        two.errors = [TransportError("no service")] * 100_000
+        two.start()
+        await two.true(lambda found: found["trouble"] is not None)
+        with pytest.raises(ServerError, match="no service"):
+            two.keys.find("uid-1", "a")
+        with pytest.raises(ServerError, match="persistent keys are locked: no service"):
+            await two.create("b")
+        two.folder.release()
+        set_mode(tmp_path, 0o755)
+        two.errors.clear()
+        await two.true(lambda found: "alone" in str(found["trouble"]))
+        with pytest.raises(ServerError, match="alone"):
+            two.keys.find("uid-1", "a")
+        set_mode(tmp_path, 0o700)
+        await two.true(lambda found: found["keys"] == 1)
         two.end()
 
     run(body)
