@@ -22,7 +22,7 @@ class DaemonConfig:
     fetcher_user: str = "tee-agent-fetcher"
     audience: str = ""
     key_lifetime_seconds: int = 86_400
-    challenge_batch_max: int = 4096
+    challenge_batch_max: int = 10_000
     keys_max: int = 256
     keys_each_max: int = 32
     keys_folder: Path = Path("/var/lib/tee-agent/keys")

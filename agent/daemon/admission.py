@@ -16,7 +16,7 @@ from typing import Protocol
 from agent.core.errors import Denied
 from agent.daemon.peers import Caller, Peer, identify
 
-MAX_CONNECTIONS, MAX_EACH, MAX_DENIED = 512, 192, 32
+MAX_CONNECTIONS, MAX_EACH, MAX_DENIED = 2048, 192, 32
 """At the most: permitted ones, those of one user, and all that are not permitted together."""
 FIRST_SECONDS = 10.0
 """For the first request (of HTTP: its head) to be complete after connect."""

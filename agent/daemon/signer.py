@@ -20,7 +20,7 @@ from agent.daemon.openapi import Description
 from agent.daemon.role import Life, begin, live, rehardened
 from agent.daemon.verifyapi import VerifyApi, judged
 
-DESCRIPTORS = 4096
+DESCRIPTORS = 8192
 """Sockets and pidfds of all connections, with room to spare."""
 _PRELOADED = "snp.certtable"
 """Imported by agent.probe on first use: too late, for the signer's user may be unable to read our files."""
