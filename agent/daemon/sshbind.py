@@ -44,7 +44,8 @@ def is_signed(bind: Bind) -> bool:
             public.verify(signature, bind.session, padding.PKCS1v15(), _RSA[name])
         else:
             return False
-    except (FormatError, InvalidSignature, UnsupportedAlgorithm, ValueError, LookupError, NotImplementedError):
+    except (FormatError, InvalidSignature, UnsupportedAlgorithm, ValueError, LookupError, RuntimeError):
+        # LookupError: no such hash. RuntimeError: what cryptography says of compressed points.
         return False
     return True
 
