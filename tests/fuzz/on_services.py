@@ -11,13 +11,14 @@ from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from multidict import MultiDict
 
 from agent.admin import server
 from agent.boot import report
 from agent.core import ports
+from agent.core.errors import FormatError
 from agent.core.model import Evidence, Secret, Tee
-from agent.daemon import body, cgroup, problem, remote, rpc
+from agent.daemon import body, cgroup, problem, remote, rpc, webread
+from agent.daemon.web import Body, Head, Headers, Request
 from agent.deadline import Deadline
 from agent.transport import pins
 from agent.transport.stdlib import Peer, StdlibTransport
@@ -118,32 +119,59 @@ def failure(data: bytes) -> None:
         raise Broken("no evidence")
 
 
-class _Content:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+def http_requests(data: bytes) -> None:
+    """First byte: how many bytes come at a time. The requests of a connection are the same however they come."""
+    step, stream = data[0] % 64 + 1 if data else 1, data[1:]
+    if _requests(stream, step) != _requests(stream, len(stream) or 1):
+        raise Broken("what comes in pieces is read otherwise")
 
-    def at_eof(self) -> bool:
-        return not self._data
 
-    async def readany(self) -> bytes:
-        chunk, self._data = self._data[:512], self._data[512:]
-        return chunk
+def _requests(stream: bytes, step: int) -> tuple[list[tuple[str, str, str, str, bytes]], bool]:
+    """Those that came whole, and whether all was taken until then."""
+    reader, under_way, found = webread.Reader(), _UnderWay(), list[tuple[str, str, str, str, bytes]]()
+    waiting = b""
+    try:
+        for at in range(0, len(stream), step):
+            waiting += stream[at : at + step]
+            while size := under_way.take(reader, waiting, found):
+                waiting = waiting[size:]
+    except FormatError:
+        return found, False
+    return found, True
+
+
+class _UnderWay:
+    """One request between its head and the end of its body, as agent.daemon.connection has it."""
+
+    def __init__(self) -> None:
+        self._head: Head | None = None
+        self._body, self._data = Body(lambda _: None), b""
+
+    def take(self, reader: webread.Reader, data: bytes, found: list[tuple[str, str, str, str, bytes]]) -> int:
+        """Bytes taken: of a head, or of a body."""
+        if self._head is None:
+            if (begun := reader.head(data)) is None:
+                return 0
+            self._head, size = begun
+            self._body, self._data = Body(lambda _: None), b""
+        else:
+            size = 0
+        size += reader.body(data[size:], self._body)
+        self._data += self._body.take()
+        if self._body.complete:
+            head, self._head = self._head, None
+            found.append((head.method, head.path, head.query_string, head.content_type, self._data))
+        return size
 
 
 def local_request(data: bytes) -> None:
     """Query up to the first line feed, then the body of a request to the local socket."""
     query, _, content = data.partition(b"\n")
-    pairs = [pair.partition("=")[::2] for pair in query.decode("utf-8", "surrogateescape").split("&")]
-    asked = cast(
-        Any,
-        SimpleNamespace(
-            content_length=None,
-            headers={},
-            content=_Content(content),
-            query_string=query.decode("utf-8", "surrogateescape"),
-            query=MultiDict(pairs),
-        ),
-    )
+    head = Head("POST", "/v1/sign", query.decode("latin-1"), Headers({}), None, keep_alive=True, asks=False)
+    found = Body(lambda _: None)
+    found.feed(content)
+    found.end()
+    asked = Request(head, found)
     for value in body.query(asked, frozenset({"context", "audience"})).values():
         body.text(value, "context")
     reader = _LOOP.run_until_complete(body.document(asked, frozenset({"nonce"}), {"context": "", "claims": {}}))
@@ -245,6 +273,26 @@ TARGETS = {
         ],
         (*_JSON_WORDS, b"firmware", b"server", b"retry_after", b"errno", b"status"),
         most=2048,
+    ),
+    "daemon.http": Target(
+        http_requests,
+        lambda s: [
+            b"\x06POST /v1/sign?context=a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Type: a/b\r\n\r\nabcGET /",
+            b"\x10POST /a%20b HTTP/1.1\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n3;x=y\r\nabc\r\n0\r\n\r\n",
+            b"\x3fGET /metrics HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /v1/status HTTP/1.1\r\nHost: a\r\n\r\n",
+        ],
+        (
+            b"\r\n",
+            b"\r\n\r\n",
+            b": ",
+            b" HTTP/1.1",
+            b"Content-Length: ",
+            b"Transfer-Encoding: chunked",
+            b"GET ",
+            b"0\r\n",
+            b"%2f",
+        ),
+        most=4096,
     ),
     "daemon.request": Target(
         local_request,

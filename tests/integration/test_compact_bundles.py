@@ -82,7 +82,8 @@ def test_accept_chooses_the_form_of_the_same_bundle(daemon: Daemon, path: str) -
 @pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "application/jose"])
 def test_nothing_acceptable_is_406(daemon: Daemon, accept: str) -> None:
     refused(daemon.post("/v1/sign", PAYLOAD, Accept=accept), 406, "usage.accept")
-    refused(send(daemon, "/v1/sign", [data(b"x")], Accept=accept), 406, "usage.accept")
+    for path in ("/v1/sign", "/v1/keys/one-bundle/sign", "/v1/keys/one-raw/sign"):
+        refused(send(daemon, path, [data(b"x")], Accept=accept), 406, "usage.accept")
     refused(daemon.post("/v1/sign", PAYLOAD, Accept="nothing"), 400, "usage")
 
 
