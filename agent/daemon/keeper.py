@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -123,7 +122,7 @@ class Keeper:
         """
         async with self._lock:
             self.require_open()
-            await in_thread(partial(self._folder.remove, key))
+            await self._disk(partial(self._folder.remove, key))
             self._pending.pop(key, None)
             self._store.held.pop(key, None)
             entry = self._store.get(*key)
@@ -142,7 +141,7 @@ class Keeper:
             kept.append((one.private, _stored(one)))
         kept = [(private, stored) for private, stored in kept if not stored.over(at)]
         if not kept:
-            await in_thread(partial(self._folder.remove, entry.key))
+            await self._disk(partial(self._folder.remove, entry.key))
             return
         key = StoredKey(
             entry.namespace,
@@ -153,13 +152,19 @@ class Keeper:
             0,
             tuple(stored for _, stored in kept),
         )
-        await in_thread(partial(self._folder.put, key, [private for private, _ in kept]))
+        await self._disk(partial(self._folder.put, key, [private for private, _ in kept]))
+
+    async def _disk(self, change: Callable[[], object]) -> None:
+        """Made in a thread; ``run`` sees to what it leaves behind, also where it failed."""
+        try:
+            await in_thread(change)
+        finally:
+            if self._folder.trouble:
+                self.wake()
 
     async def _changed(self, key: KeyName) -> None:
-        """Something of ``key`` is on the disk, or off it: the log is told, and what was left behind is seen to."""
+        """Something of ``key`` is on the disk, or off it: the log is told."""
         await self._reports.tell(CHANGED, "info", key="/".join(key), serial=self._folder.serial)
-        if self._folder.trouble:
-            self.wake()
 
     async def run(self, log: Log) -> None:
         """Open, restore, and follow what ends: for ever."""
@@ -175,10 +180,11 @@ class Keeper:
                 if not failures:
                     log("persistent keys", error)
                 self.trouble, failures = error, failures + 1
-            pause = min(RETRY_MAX, RETRY_SECONDS * 2 ** min(failures, 10)) if failures else None
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
+            if failures:
+                # Whoever wakes us meanwhile does not make the disk, or the service, any better.
+                await asyncio.sleep(min(RETRY_MAX, RETRY_SECONDS * 2 ** min(failures, 10)))
+            else:
+                await self._wake.wait()
 
     async def _round(self) -> None:
         if not self._open:
@@ -236,7 +242,7 @@ class Keeper:
                     if entry and entry.persistent:
                         await self._save(entry)
                     else:
-                        await in_thread(partial(self._folder.remove, key))
+                        await self._disk(partial(self._folder.remove, key))
                     await self._changed(key)
             except TeeAgentError:
                 self._store.stale.add(key)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from agent.core.errors import FormatError, Rollback, TeeAgentError, VerificationError
+from agent.core.errors import FormatError, Rollback, ServerError, TeeAgentError, VerificationError
 from agent.core.statement import AuditHead
 from agent.daemon import keydisk
 from agent.daemon.keyfile import (
@@ -82,7 +82,7 @@ class KeyFolder:
         self._garbage: set[Path] = set()
         self._unsure = False
         self.trouble: TeeAgentError | None = None
-        """Why what a change left behind could not be removed yet."""
+        """Why the disk may not be as memory has it: a change failed, or left something behind. ``settle`` mends it."""
 
     @property
     def serial(self) -> int:
@@ -145,7 +145,7 @@ class KeyFolder:
         sealer = self._opened()
         where = Place(key.namespace, key.name, os.urandom(ID_SIZE))
         path = self.path / where.file
-        with self._change, keydisk.storage(self.path):
+        with self._changing():
             head = replace(key, serial=self.serial + 1).head()
             data = sealed(head, private, lambda plain: sealer.seal(PURPOSE, where.labels, plain))
             self._garbage.add(path)
@@ -156,7 +156,7 @@ class KeyFolder:
     def remove(self, key: KeyName) -> int:
         """The key counts no more, and its file is gone; the serial of this change. Raises as put."""
         sealer = self._opened()
-        with self._change, keydisk.storage(self.path):
+        with self._changing():
             if key in self._index.keys:
                 self._commit(sealer, {name: file_id for name, file_id in self._index.keys.items() if name != key})
             return self.serial
@@ -167,15 +167,21 @@ class KeyFolder:
         Raises ServerError, which is ``trouble``.
         """
         sealer = self._opened()
+        with self._changing():
+            if self._unsure:
+                self._write_index(sealer)
+            keydisk.replace(self.path / COPY, self._sealed_index(sealer))
+            keydisk.remove(self._garbage)
+        self._garbage.clear()
+        self.trouble = None
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change at a time; what the disk says against it is ``trouble``."""
         try:
             with self._change, keydisk.storage(self.path):
-                if self._unsure:
-                    self._write_index(sealer)
-                keydisk.replace(self.path / COPY, self._sealed_index(sealer))
-                keydisk.remove(self._garbage)
-            self._garbage.clear()
-            self.trouble = None
-        except TeeAgentError as error:
+                yield
+        except ServerError as error:
             self.trouble = error
             raise
 

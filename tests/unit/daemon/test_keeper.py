@@ -550,6 +550,29 @@ def test_an_end_that_can_not_be_written_is_written_later(tmp_path: Path) -> None
     run(body)
 
 
+def test_a_disk_that_fails_is_not_tried_without_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keepers, "RETRY_SECONDS", 1000.0)
+
+    async def body() -> None:
+        one = Signer(tmp_path)
+        await one.opened()
+        await one.create("a", HOUR)
+        one.world.at += HOUR
+        faults = failing(1, many=1_000_000)
+        with faults.installed():
+            assert one.keys.all() == ()
+            one.keeper.wake()
+            await one.true(lambda found: found["trouble"] is not None)
+            tried = faults.made
+            for _ in range(100):
+                one.keeper.wake()
+                await asyncio.sleep(0)
+            assert faults.made == tried
+        one.end()
+
+    run(body)
+
+
 def test_who_leaves_does_not_stop_a_key_from_being_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         one = Signer(tmp_path)

@@ -174,6 +174,7 @@ def test_an_error_at_each_step_leaves_the_key_as_it_was_or_as_it_was_to_be(
             folder.settle()
         if error is not None:
             settled = after_a_crash(path, tmp_path / f"{step}-settled")
+            assert spkis(settled) == spkis(before), step
             put(folder, "b")
             folder.release()
             assert spkis(fresh(path)).keys() == {"uid-1/a", "uid-1/b"}
