@@ -35,6 +35,7 @@ def judge(facts: Facts, at: datetime) -> tuple[Finding, ...]:
         *_boot(facts.get("boot")),
         *_agent(facts["agent"], at),
         *_persistent(facts["agent"]["status"]),
+        *_sealing(facts["agent"]["status"]),
         *_audit(facts["agent"]["status"]),
         _service(facts["service"]),
         *_heads(facts["service"]),
@@ -154,6 +155,18 @@ def _persistent(status: Facts | None) -> Iterator[Finding]:
         yield Finding("persistent keys", "PROBLEM", doubt, "docs/keys.md, What the host can do")
     for note in found["notes"]:
         yield Finding("persistent keys", "note", note)
+
+
+def _sealing(status: Facts | None) -> Iterator[Finding]:
+    """The root of sealed data; nothing where none is configured."""
+    found = status.get("sealing") if status else None
+    if not found or found["root"] == "none":
+        return
+    if trouble := found["trouble"]:
+        text = f"the root ({found['root']}) can't be had: {trouble['message']}"
+        yield Finding("sealing", "PROBLEM", text, trouble.get("hint", ""))
+    else:
+        yield Finding("sealing", "ok", f"root {found['id'] or found['root'] + ', asked for when it is needed'}")
 
 
 def _audit(status: Facts | None) -> Iterator[Finding]:

@@ -111,9 +111,8 @@ class Signer:
         front = Front(guard)
         ssh = SshFront(front.admission, SshApi(named, guard, reports))
         metrics = MetricsApi(tally, ring, named, batcher, audit, front.count)
-        reporter = Reporter(
-            folder, ring, batcher, named, front.count, ssh.summary, lambda: guard.notes, audit.summary, keeper.summary
-        )
+        told_of = (audit.summary, keeper.summary, roots.summary)
+        reporter = Reporter(folder, ring, batcher, named, front.count, ssh.summary, lambda: guard.notes, *told_of)
         means = Means.of(attached(ring, named))
         fresh = FreshApi(ring, batcher, guard, reports, means)
         keys, sealing, secrets = (

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from agent.core.backoff import Backoff
 from agent.core.config import Config
@@ -154,6 +154,11 @@ class Roots:
     def root_id(self) -> str:
         """Of the root, once it is there; else ""."""
         return self._sealer.root_id if self._sealer else ""
+
+    def summary(self) -> dict[str, Any]:
+        """For the status: which root, its name once it is there, and why it could not be had."""
+        trouble = problem.document(self.trouble) if self.trouble else None
+        return {"root": self.kind, "id": self.root_id, "secrets": len(self._names), "trouble": trouble}
 
     async def sealer(self) -> Sealer:
         """The root, asked for once. Raises ConfigError (``config.sealing``) without one, else as Source.

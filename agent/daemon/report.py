@@ -85,6 +85,7 @@ class Reporter:
     notes: Callable[[], Iterable[str]]
     audit: Callable[[], Mapping[str, Any]]
     kept: Callable[[], Mapping[str, Any]]
+    sealing: Callable[[], Mapping[str, Any]]
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "status"))
     """Its own: a process that does not answer must not keep quotes waiting."""
 
@@ -92,7 +93,8 @@ class Reporter:
         """Asks the other processes too, ASK_SECONDS each at the most."""
         named = {"generations": self.named.count, "waiting": self.named.waiting, "trouble": _told(self.named.trouble)}
         found = await asyncio.get_running_loop().run_in_executor(self.threads, self._status)
-        return {**found, "named_keys": named, "persistent_keys": self.kept(), "audit": self.audit()}
+        kept, sealing = self.kept(), self.sealing()
+        return {**found, "named_keys": named, "persistent_keys": kept, "sealing": sealing, "audit": self.audit()}
 
     def _status(self) -> dict[str, Any]:
         key, trouble = self.ring.held, self.ring.trouble

@@ -41,7 +41,7 @@ def daemon_of(simulator: Simulator, url: str, deadline: int, request: int, table
     with open_folder() as folder:
         (folder / "api-key").write_text(API_KEY)
         write_rules(folder, rule("all", who={"group": str(GROUP)}, operations="secret", secrets="*"))
-        limits = {"deadline_seconds": deadline, "request_seconds": request, "connect_seconds": 1}
+        limits = {"deadline_seconds": deadline, "request_seconds": request, "connect_seconds": 1, "attempts": 100}
         more = tas_table(url, folder / "api-key", "", **limits)
         with running_daemon(simulator, folder, more + tables) as daemon:
             yield daemon
@@ -117,6 +117,8 @@ def test_a_service_that_is_down_is_said_in_words(sim: Simulator) -> None:
         assert re.search(r"127\.0\.0\.1|refused", reply.json["detail"] + reply.json.get("hint", ""))
         for _ in range(2):
             assert refused(daemon.post("/v1/seal", b"data")) == (504, "transport.deadline")
+        trouble = daemon.status()["sealing"]["trouble"]
+        assert trouble["code"] == "transport.deadline"
         # Everything else goes on.
         assert daemon.post("/v1/sign", b"x").status == 200
         log = (daemon.folder / "audit" / "audit.jsonl").read_text()

@@ -122,6 +122,11 @@ def test_strangers_get_nothing(world: World) -> None:
         assert (status, json.loads(said)["code"]) == (403, "denied")
 
 
+def test_the_status_names_the_root(world: World) -> None:
+    root = json.loads(world.daemon.post("/v1/seal", b"one").body)["root"]
+    assert world.daemon.status()["sealing"] == {"root": "tas", "id": root, "secrets": 3, "trouble": None}
+
+
 def test_the_root_is_released_once(world: World) -> None:
     world.daemon.post("/v1/seal", b"one")
     world.daemon.post("/v1/seal", b"two")

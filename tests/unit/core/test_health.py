@@ -214,6 +214,18 @@ def test_the_audit_log_s_last_hour_is_on_the_screen() -> None:
     assert audit_findings(trouble)[0] == ("PROBLEM", "can't be written")
 
 
+def test_the_root_of_sealed_data() -> None:
+    def found(root: str, name: str = "", trouble: dict[str, str] | None = None) -> list[tuple[str, str]]:
+        facts = broken("agent.status.sealing", {"root": root, "id": name, "secrets": 0, "trouble": trouble})
+        return [(one.state, one.text) for one in judge(facts, AT) if one.subject == "sealing"]
+
+    assert found("none") == []
+    assert found("tas") == [("ok", "root tas, asked for when it is needed")]
+    assert found("tas", "tas:p:00") == [("ok", "root tas:p:00")]
+    refused = {"code": "secret.refused", "message": "not released", "hint": "look there"}
+    assert found("tas", "", refused) == [("PROBLEM", "the root (tas) can't be had: not released")]
+
+
 def kept_findings(**found: Any) -> list[tuple[str, str, str]]:
     nothing = {"open": True, "keys": 0, "locked": 0, "broken": 0, "unwritten": 0, "serial": 0}
     facts = broken("agent.status.persistent_keys", {**nothing, "trouble": None, "doubts": [], "notes": [], **found})
