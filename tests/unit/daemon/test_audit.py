@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from agent.core.access import Decision, Wish
-from agent.core.errors import FormatError, ServerError, TransportError, VerificationError
-from agent.daemon import audit, auditcount, auditdisk
+from agent.core.errors import FormatError, TransportError
+from agent.daemon import audit
 from agent.daemon.audit import Audit
-from agent.daemon.auditcount import BURST, MAX_ROWS, Counts, Flood, Hour
+from agent.daemon.auditcount import BURST, MAX_ROWS
 from agent.daemon.auditdraft import identity
 from agent.daemon.peers import Caller
 from tests.support.auditlogs import CALLER, WHO, opened, told, verify
@@ -170,99 +170,6 @@ def test_failures_of_our_own_are_told(tmp_path: Path, log: Audit) -> None:
     assert log.summary()["last_hour"]["warning"] == BURST + 1
 
 
-def test_a_folder_that_is_missing_is_trouble_until_it_is_there(tmp_path: Path) -> None:
-    folder = tmp_path / "log"
-    log = opened(folder, BIG)
-    log.event("key.ended", severity="info", key="n/a")
-    log.signed(CALLER, "aa")
-    assert log.trouble is not None
-    with pytest.raises(ServerError) as caught:
-        log.require_writable()
-    assert caught.value.code == "server.audit"
-    assert "No such file" in caught.value.message
-    summary = log.summary()
-    assert (summary["seq"], summary["waiting"]) == (-1, 2)
-    assert summary["trouble"]["code"] == "server.audit"
-    folder.mkdir()
-    log.require_writable()
-    log.close()
-    assert [kind for kind, _ in told(folder)] == ["log.file", "agent.started", "key.ended", "log.resumed", "key.signed"]
-
-
-def test_events_beyond_what_waits_are_counted_as_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "MAX_PENDING", 3)
-    folder = tmp_path / "log"
-    log = opened(folder, BIG)
-    for _ in range(5):
-        log.event("key.ended", severity="info")
-    folder.mkdir()
-    log.close()
-    records = told(folder)
-    assert [fields for kind, fields in records if kind == "log.lost"] == [{"events": 3}]
-    assert sum(kind == "key.ended" for kind, _ in records) == 2
-
-
-def test_after_a_failed_fsync_the_file_is_looked_at_anew(
-    tmp_path: Path, log: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: int) -> None:
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        log.event("key.created", severity="notice", key="n/a")
-        assert log.trouble is not None
-    log.require_writable()
-    log.close()
-    assert [kind for kind, _ in told(tmp_path)][-2:] == ["key.created", "log.resumed"]
-
-
-def test_little_room_on_the_disk_is_trouble(log: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "RESERVE", 1 << 62)
-    with pytest.raises(ServerError, match="bytes are free"):
-        log.require_writable()
-    log.close()
-
-
-def test_a_link_in_the_log_s_place_is_not_followed(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"kept")
-    folder = tmp_path / "log"
-    folder.mkdir()
-    (folder / "audit.jsonl").symlink_to(victim)
-    log = opened(folder, BIG)
-    assert log.trouble is not None
-    log.close()
-    assert victim.read_bytes() == b"kept"
-
-
-def test_files_are_nobody_else_s_to_read(tmp_path: Path, log: Audit) -> None:
-    log.close()
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {auditdisk.MODE}
-
-
-def test_a_file_without_any_record_is_kept_aside(tmp_path: Path) -> None:
-    (tmp_path / "audit.jsonl").write_bytes(b"\0" * 5000)
-    log = opened(tmp_path, BIG)
-    log.close()
-    assert [kind for kind, _ in told(tmp_path)] == ["log.file", "log.damaged", "agent.started"]
-    assert (tmp_path / "audit-damaged-1.jsonl").read_bytes() == b"\0" * 5000
-    assert log.summary()["last_hour"]["alert"] == 1
-
-
-def test_damage_further_up_is_told_at_the_next_start_and_found_by_verify(tmp_path: Path, log: Audit) -> None:
-    for number in range(3):
-        log.event("key.created", severity="notice", key=f"n/{number}")
-    log.close()
-    path = tmp_path / "audit.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"n/1", b"n/7"))
-    again = opened(tmp_path, BIG)
-    again.close()
-    with pytest.raises(VerificationError, match=r"audit.jsonl', line 5: record 4 does not name the line before it"):
-        verify(tmp_path)
-    assert again.summary()["last_hour"]["alert"] == 1
-
-
 def test_a_kind_that_no_record_can_have_is_refused_and_does_not_stay(tmp_path: Path, log: Audit) -> None:
     with pytest.raises(FormatError):
         log.event("Not A Kind", severity="notice")
@@ -295,40 +202,3 @@ def test_run_writes_counts_by_itself(tmp_path: Path, log: Audit, monkeypatch: py
         patch.setattr(log, "flush", flushed)
         runner.run(main())
     log.close()
-
-
-def test_the_last_hour_is_counted_by_severity() -> None:
-    hour = Hour()
-    for minutes, severity in ((90, "alert"), (59, "warning"), (5, "info"), (0, "info"), (-5, "notice")):
-        hour.add(NOON - timedelta(minutes=minutes), severity)
-    assert hour.counts(NOON) == {"info": 2, "notice": 0, "warning": 1, "alert": 0}
-    for minute in range(10_000):
-        hour.add(NOON + timedelta(minutes=minute), "info")
-    assert hour.counts(NOON + timedelta(minutes=9_999))["info"] == 60
-    assert len(hour._minutes) <= 120
-
-
-def test_a_source_gets_its_burst_back() -> None:
-    flood: Flood[int] = Flood()
-    assert [flood.admits(1, 0.0) for _ in range(BURST + 2)] == [True] * BURST + [False] * 2
-    assert flood.admits(1, auditcount.REFILL_SECONDS)
-    assert not flood.admits(1, auditcount.REFILL_SECONDS)
-    assert flood.admits(2, auditcount.REFILL_SECONDS)
-
-
-def test_the_table_of_sources_forgets_silent_ones() -> None:
-    flood: Flood[int] = Flood()
-    for source in range(MAX_ROWS):
-        assert flood.admits(source, 0.0)
-    assert not flood.admits(-1, 1.0)
-    assert flood.admits(-1, BURST * auditcount.REFILL_SECONDS + 1)
-
-
-def test_counts_are_bounded() -> None:
-    counts: Counts[int] = Counts(-1)
-    for number in range(MAX_ROWS + 5):
-        counts.add(number)
-    counts.add(0)
-    taken = counts.take()
-    assert (taken[0], taken[-1], len(taken)) == (2, 5, MAX_ROWS + 1)
-    assert counts.take() == {}
