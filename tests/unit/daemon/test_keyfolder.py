@@ -402,6 +402,19 @@ def test_without_an_index_nothing_is_believed_and_nothing_is_lost(tmp_path: Path
     assert list(spkis(fresh(folder.path))) == ["uid-1/a"]
 
 
+def test_a_broken_index_without_files_is_no_new_folder(tmp_path: Path) -> None:
+    """It may list keys whose files are coming back."""
+    folder = made(tmp_path)
+    put(folder, "a")
+    folder.release()
+    key_file(tmp_path, "a").unlink()
+    for name in (INDEX, COPY):
+        (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(VerificationError):
+        fresh(tmp_path)
+    assert (tmp_path / INDEX).read_bytes() == b"{}"
+
+
 def test_an_index_that_was_put_back_is_found_by_the_files_that_it_does_not_know(tmp_path: Path) -> None:
     folder = made(tmp_path)
     put(folder, "a")
