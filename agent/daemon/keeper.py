@@ -33,6 +33,7 @@ Evidence = Callable[[Entry, PrivateKey, datetime | None], Awaitable[Attested]]
 LOCKED_SECONDS = 5.0
 """For a caller to ask again."""
 NO_ROOT, NO_EVIDENCE = "the root that it is sealed under is not here yet", "its evidence of this boot is not made yet"
+UNCONFIGURED = "the configuration has no root ([sealing])"
 
 
 class Keeper:
@@ -56,7 +57,7 @@ class Keeper:
         """Before anybody is served: the names on the disk are taken. Raises Conflict when another process has them."""
         self._store, self._evidence = store, evidence
         try:
-            self._hold(self._folder.names(), Held("locked", NO_ROOT))
+            self._hold(self._folder.names(), Held("locked", NO_ROOT if self._root else UNCONFIGURED))
             if self._root:
                 self._folder.lock()
         except Conflict:

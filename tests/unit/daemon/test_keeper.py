@@ -272,7 +272,7 @@ def test_without_a_root_in_the_configuration_the_folder_is_only_looked_at(tmp_pa
         for wish in (lambda: world.keys.destroy("uid-1", "a"), lambda: world.create("a")):
             with pytest.raises((ConfigError, Conflict)):
                 await wish()
-        with pytest.raises(ServerError) as locked:
+        with pytest.raises(ServerError, match="no root") as locked:
             world.keys.find("uid-1", "a")
         assert code(locked) == "server.locked"
         await asyncio.sleep(0.01)
