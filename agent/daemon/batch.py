@@ -101,7 +101,8 @@ class Batcher:
         self._lines: dict[int, deque[_Waiting]] = {}
         self._queued = 0
         self._arrived, self._full = asyncio.Event(), asyncio.Event()
-        self._answering = asyncio.Lock()
+        self._due: dict[int, deque[tuple[_Quoted, _Waiting, int]]] = {}
+        self._writing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self.batches = 0
@@ -115,6 +116,10 @@ class Batcher:
     def quote_seconds(self) -> float:
         """What the last quote of all took; 0.0 before the first."""
         return self._budget.quote_seconds
+
+    def require_room(self, uid: int) -> None:
+        """Raises ServerError (``server.budget``) when this user may not have one challenge more wait."""
+        self._budget.require_leaf(payer_of(uid))
 
     async def answer(self, asked: Asked) -> Answered:
         """The answers. Raises ServerError over budget (``server.budget``) and when the agent stops, DeadlineExceeded,
@@ -183,8 +188,17 @@ class Batcher:
         else:
             if items:
                 self.batches += 1
-                # The next quote is asked for while these answers are written.
-                self._task(self._write(quoted, items))
+                self._answer(quoted, items)
+
+    def _answer(self, quoted: _Quoted, items: Sequence[_Waiting]) -> None:
+        """Have the answers written, while the next quote is asked for."""
+        first = 0
+        for item in items:
+            self._due.setdefault(item.asked.uid, deque()).append((quoted, item, first))
+            first += len(item.hashes)
+        if not self._writing:
+            self._writing = True
+            self._task(self._write())
 
     def _closed(self) -> list[_Waiting]:
         """The requests of the next tree: in turn from whom it has the fewest leaves of. Who left is left out."""
@@ -223,12 +237,19 @@ class Batcher:
         evidence = self._quotes.challenge_batch(tree.size, tree.root, deadline=deadline)
         return _Quoted(tree, evidence.tee, *self._complete(evidence))
 
-    async def _write(self, quoted: _Quoted, items: Sequence[_Waiting]) -> None:
-        async with self._answering:
-            slices, first = _Slices(), 0
-            for item in items:
+    async def _write(self) -> None:
+        """Answer all that is due, from each user in turn: nobody's answer waits for thousands of another's."""
+        slices = _Slices()
+        try:
+            while self._due:
+                uid = next(iter(self._due))
+                line = self._due.pop(uid)
+                quoted, item, first = line.popleft()
+                if line:
+                    self._due[uid] = line
                 await self._settle(quoted, item, first, slices)
-                first += len(item.hashes)
+        finally:
+            self._writing = False
 
     async def _settle(self, quoted: _Quoted, item: _Waiting, first: int, slices: _Slices) -> None:
         """Answer one request, unless it has left or its key has ended meanwhile."""

@@ -141,6 +141,11 @@ class Budget:
         queued = sum(len(queue) for queue in self._queues[Turn.RENEWAL].values())
         return queued + (self._busy and self._now is Turn.RENEWAL)
 
+    def require_leaf(self, payer: str) -> None:
+        """For who comes with a large request, before it is read. Raises ServerError (``server.budget``)."""
+        with self.leaf_places(payer, 1, 0):
+            return
+
     @contextmanager
     def leaf_places(self, payer: str, count: int, size: int) -> Iterator[None]:
         """Hold ``count`` places in trees, with ``size`` bytes of memory. Raises ServerError (``server.budget``)."""

@@ -68,6 +68,7 @@ class FreshApi:
         return _wish(asked), act
 
     async def _batch(self, call: Call, caller: Mapping[str, Any]) -> tuple[Wish, Act]:
+        self.batcher.require_room(call.peer.caller.uid)
         async with self.means.memory.whole(call.request, call.peer.caller.uid, MAX_BYTES) as data, self.reading:
             asked = _challenges(data, caller)
 

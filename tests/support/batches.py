@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -29,7 +30,7 @@ class Batches:
 
     most: int = 20
     quote_seconds: float = 30.0
-    quotes: FakeQuotes = field(default_factory=FakeQuotes)
+    quotes: Any = field(default_factory=FakeQuotes)
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.most)

@@ -316,6 +316,25 @@ def _fail(_: str, error: Exception) -> None:
     raise AssertionError(error)
 
 
+def test_answers_are_written_to_each_user_in_turn() -> None:
+    async def body(world: Batches) -> None:
+        world.quotes.gate.clear()
+        first = world.ask(0)
+        await until(lambda: world.trees == [1])
+        greedy = [world.ask(*range(number, number + 20), uid=1) for number in range(100, 300, 20)]
+        await until(lambda: world.waiting == 201)
+        modest = world.ask(1, uid=2)
+        await until(lambda: world.waiting == 202)
+        world.quotes.gate.set()
+        await first
+        check((await modest)[0], 1)
+        assert sum(task.done() for task in greedy) <= 2
+        await asyncio.gather(*greedy)
+        assert world.trees == [1, 201]
+
+    Batches(most=300).run(body)
+
+
 def test_others_are_served_while_thousands_of_answers_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not timed: with the smallest slices the loop goes round once for each answer."""
     monkeypatch.setattr(batch, "SLICE_SECONDS", 0.0)
