@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ from agent.daemon import keydisk
 from agent.daemon.keyfile import COPY, INDEX, Place, place
 from agent.daemon.keyfolder import PURPOSE, KeyFolder
 from agent.daemon.privatekey import PrivateKey, sealed
-from tests.support.keyfolders import after_a_crash, failing, fresh, made, public, put, sealer, spkis, stored
+from tests.support.keyfolders import STEPS, after_a_crash, failing, fresh, made, public, put, sealer, spkis, stored
 
 
 def key_file(path: Path, name: str) -> Path:
@@ -480,3 +482,69 @@ def test_the_index_says_where_the_audit_log_was(tmp_path: Path) -> None:
         put(folder, name)
         seen.append(after_a_crash(tmp_path, tmp_path.parent / f"{tmp_path.name}-{name}").audit)
     assert seen == [None, heads[0], None, heads[1]]
+
+
+class Trace:
+    """What is done to the disk, in order: the step, and the file without its id."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            path = Path(f"/proc/self/fd/{args[0]}").readlink() if isinstance(args[0], int) else Path(args[0])
+            self.seen.append(f"{name} {re.sub(r'@[0-9a-f]{32}', '', path.name)}")
+            return real(*args, **kwargs)
+
+        return step
+
+
+def whole(name: str, folder: str) -> list[str]:
+    """How a file gets its content."""
+    return [f"write {name}.new", f"fsync {name}.new", f"rename {name}.new", f"fsync {folder}"]
+
+
+def test_each_step_is_on_the_disk_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills keep what was written and not fsynced, so only the order shows that it would last."""
+    folder = made(tmp_path / "keys")
+    put(folder, "a")
+    trace = Trace()
+    for name in STEPS:
+        monkeypatch.setattr(os, name, trace.wrap(name, getattr(os, name)))
+    index = [*whole("index", "keys"), *whole("index.copy", "keys")]
+    put(folder, "a")
+    assert trace.seen == [*whole("uid-1@a.key", "keys"), *index, "unlink uid-1@a.key", "fsync keys"]
+    trace.seen.clear()
+    folder.remove(("uid-1", "a"))
+    assert trace.seen == [*index, "unlink uid-1@a.key", "fsync keys"]
+    trace.seen.clear()
+    folder.remove(("uid-1", "a"))
+    assert trace.seen == []
+
+
+class Keeping:
+    """A sealer that keeps what it gave."""
+
+    def __init__(self) -> None:
+        self.given: list[bytearray] = []
+
+    def seal(self, purpose: str, labels: tuple[str, ...], plaintext: bytes | bytearray) -> bytes:
+        return sealer().seal(purpose, labels, plaintext)
+
+    def unseal(self, purpose: str, labels: tuple[str, ...], blob: bytes) -> bytearray:
+        self.given.append(sealer().unseal(purpose, labels, blob))
+        return self.given[-1]
+
+
+def test_what_was_unsealed_is_wiped(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    put(folder, "a")
+    put(folder, "b", "ECDSA-P384")
+    folder.release()
+    keeping = Keeping()
+    again = KeyFolder(tmp_path)
+    assert len(again.open(keeping).keys) == 2
+    again.release()
+    secrets = [plain for plain in keeping.given if not plain.startswith(b"{")]
+    assert len(secrets) == 2
+    assert not any(any(plain) for plain in secrets)
