@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import string
 from dataclasses import replace
 from typing import Any
 
@@ -150,6 +151,20 @@ def relined(width: int) -> bytes:
     text = b"".join(ARMORED.splitlines()[1:-1])
     lines = [text[at : at + width] for at in range(0, len(text), width)]
     return b"\n".join([ARMORED.splitlines()[0], *lines, ARMORED.splitlines()[-1]]) + b"\n"
+
+
+def test_unused_bits_of_base64_are_zero() -> None:
+    alphabet, tried = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/", 0
+    for namespace in ("a", "ab", "abc"):
+        signed = FileSignature(namespace, "sha512", bytes(64))
+        text = sshsig.build(KEY, signed, PRIVATE.sign(signed.encode())).decode()
+        head, padding, rest = text.partition("=")
+        if padding:
+            tried += 1
+            other = alphabet[alphabet.index(head[-1]) + 1]
+            with pytest.raises(FormatError, match="armored"):
+                decode((head[:-1] + other + padding + rest).encode())
+    assert tried == 2
 
 
 def test_other_widths_of_lines() -> None:
