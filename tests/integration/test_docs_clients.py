@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.core import attachdoc, compact
 from agent.verify.cose import verify_cose
 from agent.verify.jws import verify_jws
 from tests.support.daemon import ROOT, Daemon, open_folder, running_daemon
@@ -76,10 +77,17 @@ def test_examples_work_as_they_stand(daemon: Daemon, title: str, tmp_path: Path)
     CHECKS[title](daemon, tmp_path)
 
 
+def joined(folder: Path, short: str, attached: str) -> bytes:
+    """The whole bundle of a compact one."""
+    halves = compact.decode((folder / short).read_bytes()), attachdoc.decode((folder / attached).read_bytes())
+    return compact.join(*halves).encode()
+
+
 def curl(daemon: Daemon, folder: Path) -> None:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     daemon.verify(files["release.bundle"], b"release 1.2\n", context="releases")
     daemon.verify(files["answer.bundle"], None, audience="ci.example")
+    daemon.verify(joined(folder, "release.compact", "agent.attachments"), b"release 1.2\n")
     verify_jws(files["order.jws"], files["orders.key"], judge(daemon), payload=b'{"order": 4711}', context="orders")
 
 
@@ -93,6 +101,9 @@ def command_line(daemon: Daemon, folder: Path) -> None:
 def python(daemon: Daemon, folder: Path) -> None:
     daemon.verify((folder / "order.bundle").read_bytes(), b"order 4711", context="orders")
     daemon.verify((folder / "image.bundle").read_bytes(), bytes(5_000_000), context="images")
+    for number in (4711, 4810):
+        made = joined(folder, f"order-{number}.compact", "orders.attachments")
+        daemon.verify(made, b"order %d" % number, context="orders")
 
 
 def nothing_left(_daemon: Daemon, folder: Path) -> None:
