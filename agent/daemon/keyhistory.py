@@ -7,7 +7,6 @@ can: nothing in the machine knows (docs/keys.md). The audit head at the service,
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ CHANGED, OPENED = "keys.changed", "keys.opened"
 """Kinds of records that have a serial."""
 _MARK = b'"kind":"keys.'
 _TRIES = 64
-"""Lines that look like such a record, and are none, in one file."""
+"""Lines that look like such a record in one file, and are none: then it tells none."""
+_WINDOW = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +57,31 @@ def newest_serial(folder: Path) -> int | None:
     for path in (folder / CURRENT, *reversed(full_files(folder))):
         fd = os.open(path, READ)
         try:
-            if os.fstat(fd).st_size:
-                with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as view:
-                    serial = _last(view)
-                if serial is not None:
-                    return serial
+            serial = _last(fd)
         finally:
             os.close(fd)
+        if serial is not None:
+            return serial
     return None
 
 
-def _last(view: mmap.mmap) -> int | None:
-    end = len(view)
-    for _ in range(_TRIES):
-        place = view.rfind(_MARK, 0, end)
-        if place < 0:
-            return None
-        begin = view.rfind(b"\n", 0, place) + 1
-        serial = _serial(view[begin : min(len(view), begin + audit.MAX_LINE + 1)].partition(b"\n")[0])
-        if serial is not None:
-            return serial
+def _last(fd: int) -> int | None:
+    """The same of one file, from its end. It is read, not mapped: the log may cut off what it could not write whole."""
+    tries, end = _TRIES, os.fstat(fd).st_size
+    while end > 0:
+        begin = max(0, end - _WINDOW)
+        # A line belongs to the window that it begins in, and may go on behind it; the byte before says if it begins.
+        first = max(0, begin - 1)
+        data = os.pread(fd, end - first + audit.MAX_LINE, first)
+        place = len(data)
+        while (place := data.rfind(_MARK, 0, place)) >= 0:
+            start = data.rfind(b"\n", 0, place) + 1
+            if first + start >= end or (start == 0 and first > 0):
+                continue
+            serial = _serial(data[start:].partition(b"\n")[0])
+            tries -= 1
+            if serial is not None or not tries:
+                return serial
         end = begin
     return None
 

@@ -26,7 +26,11 @@ def tell(folder: Path, *serials: int, kind: str = CHANGED, more: int = 0) -> Aud
     return head
 
 
-def test_the_newest_serial_is_found_in_whatever_file_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [700, 5000, 1 << 20])
+def test_the_newest_serial_is_found_in_whatever_file_it_is(
+    tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyhistory, "_WINDOW", window)
     assert newest_serial_of(tmp_path, more=3) is None
     assert newest_serial_of(tmp_path, 1, 2) == 2
     assert newest_serial_of(tmp_path, more=60) == 2
@@ -72,3 +76,11 @@ def test_a_log_that_was_put_back_is_doubted(tmp_path: Path) -> None:
 
 def test_without_a_log_nothing_is_doubted(tmp_path: Path) -> None:
     assert History(tmp_path, lambda: None).doubts(5, AuditHead(7, "ab" * 32)) == []
+
+
+def test_each_place_of_a_record_in_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell(tmp_path, 1, 2)
+    size = (tmp_path / "audit.jsonl").stat().st_size
+    for window in range(1, size + 2, 7):
+        monkeypatch.setattr(keyhistory, "_WINDOW", window)
+        assert newest_serial(tmp_path) == 2
