@@ -6,16 +6,18 @@ in a chain, is up to there the one that the machine had when the key was made (d
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agent.core.audit import Record, broken
-from agent.core.canonical import shown
+from agent.core.canonical import MAX_INTEGER, shown
 from agent.core.errors import FormatError, VerificationError
 from agent.core.statement import BOOT_ID, Statement
 
+_STATEMENT = re.compile(r"[0-9a-f]{128}", re.ASCII)
 NEW_KEYS = frozenset({"key.attested", "key.created", "key.rotated"})
 """Kinds of records that name the statement of a key that is new."""
 
@@ -108,7 +110,11 @@ def _of_head(head: dict[str, Any], source: str) -> Point:
         digest = bytes.fromhex(head["head"])
     except (KeyError, TypeError, ValueError):
         digest = b""
-    sound = isinstance(seq, int) and not isinstance(seq, bool) and seq >= 0 and len(digest) == 32
-    if not sound or not isinstance(boot_id, str) or not BOOT_ID.fullmatch(boot_id) or not isinstance(statement, str):
+    sound = isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq <= MAX_INTEGER and len(digest) == 32
+    if not sound or not _is(BOOT_ID, boot_id) or not _is(_STATEMENT, statement):
         raise FormatError(f"{shown(source)}: a head without seq, head, boot_id or statement", record="audit heads")
-    return Point(int(str(seq)), digest, boot_id, source, statement, required=False)
+    return Point(int(str(seq)), digest, str(boot_id), source, str(statement), required=False)
+
+
+def _is(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and bool(pattern.fullmatch(value))

@@ -196,7 +196,17 @@ def test_a_boot_that_the_log_hides_at_that_record_is_found_out(world: World, run
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seq": "1"}, {"seq": -1}, {"seq": True}, {"head": "ab"}, {"head": 1}, {"boot_id": "x"}, {"statement": 5}],
+    [
+        {"seq": "1"},
+        {"seq": -1},
+        {"seq": True},
+        {"head": "ab"},
+        {"head": 1},
+        {"boot_id": "x"},
+        {"statement": 5},
+        {"statement": "\x1b" * 128},
+        {"seq": 1 << 60},
+    ],
 )
 def test_a_list_that_is_none_is_refused(world: World, run: Run, changes: dict[str, Any]) -> None:
     status, document = run("--tas-heads", world.heads(world.statements[0], **changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from agent.core.access import Members, Rules, Who
@@ -36,3 +37,11 @@ def text(*rules: Mapping[str, Any]) -> str:
 
 def policy(*rules: Mapping[str, Any], members: Members | None = None) -> Rules:
     return Rules.parse({"10.toml": text(*rules)}, accounts=ACCOUNTS, members=members)
+
+
+def put(folder: Path, *rules: Mapping[str, Any], more: str = "") -> None:
+    """The whole policy, as one file."""
+    (folder / "policy.d").mkdir(mode=0o755, exist_ok=True)
+    path = folder / "policy.d" / "10.toml"
+    path.write_text(text(*rules) + more)
+    path.chmod(0o644)

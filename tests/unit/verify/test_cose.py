@@ -95,6 +95,8 @@ def test_detached(party: Party, document: bytes) -> None:
         verify_cose(data, document, judge)
     with pytest.raises(Oversized):
         verify_cose(data, document, judge, payload=bytes(cose.MAX_PAYLOAD + 1))
+    with pytest.raises(FormatError, match="the payload is inside"):
+        cose.decode(party.cose()).sign1.signing_input(PAYLOAD)
     empty = party.cose(b"", detached=True)
     assert verify_cose(empty, document, judge, payload=b"").payload == b""
 
