@@ -107,39 +107,11 @@ def test_a_body_that_could_end_in_two_places_ends_the_connection(daemon: Daemon,
         assert statuses(answer) in ([400], []), f"{head!r} {tail!r}"
 
 
-DRIP = """
-import socket, sys, time
-path, what, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-head = b"POST /v1/sign HTTP/1.1\\r\\nHost: agent\\r\\n"
-begin = {"head": b"", "body": head + b"Content-Length: 100000\\r\\n\\r\\n",
-         "chunk": head + b"Transfer-Encoding: chunked\\r\\n\\r\\n186a0\\r\\n"}[what]
-socks = []
-for _ in range(count):
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(path)
-    sock.sendall(begin)
-    sock.setblocking(False)
-    socks.append(sock)
-print("dripping", flush=True)
-byte, ended = 0, 0
-while socks and byte < 120:
-    for sock in tuple(socks):
-        try:
-            sock.send(head[byte % len(head):][:1] if what == "head" else b"x")
-        except OSError:
-            socks.remove(sock)
-            ended += 1
-    byte += 1
-    time.sleep(0.1)
-print(ended, flush=True)
-"""
-
-
 @pytest.mark.parametrize("what", ["head", "body", "chunk"])
 def test_slow_senders(daemon: Daemon, what: str) -> None:
     """150 connections that say a byte every tenth of a second: who has no whole head after 10 s is cut off."""
     with unharmed(daemon):
-        argv = [sys.executable, "-I", "-c", DRIP, str(daemon.socket), what, "150"]
+        argv = [sys.executable, "-I", "-c", hostile.DRIP, str(daemon.socket), what, "150"]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
             assert process.stdout
             assert process.stdout.readline() == b"dripping\n"
