@@ -24,7 +24,7 @@ STATUS = {
     "format.oversized": 413,
     "denied": 403,
     "conflict": 409,
-    "config.sealing": 501,
+    "config.sealing": 409,
     "verify.sealed": 400,
     "secret": 502,
     "protocol": 502,

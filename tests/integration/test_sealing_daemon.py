@@ -170,7 +170,7 @@ def test_rules_by_context_and_what_the_audit_log_has(pki_state: Path) -> None:
 def test_without_a_root_nothing_is_sealed(simulator: Simulator) -> None:
     with open_folder() as folder, running_daemon(simulator, folder) as daemon:
         for path in ("/v1/seal", "/v1/unseal"):
-            assert refusal(daemon.post(path, b"data")) == (501, "config.sealing")
+            assert refusal(daemon.post(path, b"data")) == (409, "config.sealing")
         assert daemon.request("GET", "/v1/secrets").json == {"secrets": []}
         assert refusal(daemon.post("/v1/secrets/db")) == (404, "usage.secret")
 
