@@ -115,6 +115,13 @@ def test_no_algorithm_but_the_keys(party: Party, document: bytes) -> None:
             verify_cose(forged, document, party.judge(AT))
 
 
+def test_a_header_is_bounded(party: Party) -> None:
+    signature = party.private.sign(b"")
+    long = cbor.Tag(cose.TAG, [bytes(cose.MAX_HEADER + 1), {}, PAYLOAD, signature])
+    with pytest.raises(Oversized, match="COSE header"):
+        cose.decode(cbor.encode(long))
+
+
 def test_a_strangers_signature_or_name(party: Party, document: bytes) -> None:
     stranger = PrivateKey(party.private.algorithm)
     with pytest.raises(BindingMismatch, match="another key"):
