@@ -88,13 +88,15 @@ def test_what_is_old_goes(store: HeadStore) -> None:
 
 def test_one_client_displaces_its_own_and_alerts_last(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headstore, "MAX_PER_CLIENT", 3)
-    for number, one in enumerate([head(1, 0, client="b"), head(5, 0), head(5, 0, name="ff"), head(6, 1), head(7, 2)]):
+    for number, one in enumerate(
+        [head(1, 0, client="b"), head(5, 0), head(5, 0, name="ff"), head(6, 1), head(7, 2), head(8, 3)]
+    ):
         store.keep(replace(one, received=rfc3339(NOW + timedelta(seconds=number))), NOW)
     assert [(one.client, one.seq, bool(one.alert)) for one in store.heads()] == [
         ("b", 1, False),
         ("a", 5, True),
-        ("a", 6, False),
         ("a", 7, False),
+        ("a", 8, False),
     ]
 
 
