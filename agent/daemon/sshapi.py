@@ -150,5 +150,5 @@ class Session:
             return sshagent.EXTENSION_FAILURE
         first = self._bound is None and not self._remote
         self._remote |= request.forwarding or not first
-        self._bound = self._bound or request
+        self._bound = request
         return sshagent.SUCCESS if first and is_signed(request) else sshagent.EXTENSION_FAILURE
