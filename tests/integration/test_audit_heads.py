@@ -91,6 +91,8 @@ def test_heads_are_kept_and_the_log_is_held_against_them(
         assert held(running, capsys)["alerts"] == 1
         assert tas.main(["audit", "heads", "--state", str(running.state), "--alerts"]) == 0
         assert "ALERT" in capsys.readouterr().out
+        assert tas.main(["check", "--state", str(running.state)]) == 0
+        assert "1 audit heads contradict earlier ones" in capsys.readouterr().out
         assert "the attestation service has another head" in words(folder, capsys)
         assert running.stop() == 0
         assert [line["verdict"] for line in running.log() if line["event"] == "audit-head"] == ["kept", "kept", "alert"]
