@@ -154,7 +154,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if self._request:
                 self._take_body(self._request)
-            elif not (self._last or self._unread):
+            elif not self._unread:
                 self._take_head()
         except FormatError as error:
             self._break_off(error)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon import body, connection, front
+from agent.core.errors import Denied
+from agent.daemon import admission, body, connection, front
 from agent.daemon.connection import Turn
 from agent.daemon.dispatch import Call, Routes, as_bytes
 from agent.daemon.front import Front
@@ -326,12 +327,66 @@ def test_a_kept_connection_is_not_kept_for_ever(tmp_path: Path, monkeypatch: pyt
     serving(tmp_path, ROUTES, client)
 
 
+def test_time_limits_are_for_clients_not_for_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the limit for the first head nor that between two requests cuts off who is served, or was."""
+    monkeypatch.setattr(admission, "FIRST_SECONDS", 0.05)
+
+    async def long(call: Call) -> Response:
+        await asyncio.sleep(0.2)
+        return await name(call)
+
+    def client(path: Path) -> None:
+        with dial(path) as sock:
+            for wait in (1000.0, 0.05):
+                monkeypatch.setattr(connection, "IDLE_SECONDS", wait)
+                sock.sendall(GET % b"name" + GET % b"long")
+                answer = b""
+                while answer.count(b"<>") < 2:
+                    answer += sock.recv(1 << 16)
+
+    serving(tmp_path, {**ROUTES, "/long": {"GET": handler(long)}}, client)
+
+
+def test_who_is_denied_is_hung_up_on(tmp_path: Path) -> None:
+    async def deny(_: Call) -> Response:
+        raise Denied("no")
+
+    def client(path: Path) -> None:
+        answer = talk(path, GET % b"deny" + GET % b"name")
+        assert (answer.count(b"HTTP/1.1"), answer[:13]) == (1, b"HTTP/1.1 403 ")
+
+    serving(tmp_path, {**ROUTES, "/deny": {"GET": handler(deny)}}, client)
+
+
+def test_what_comes_behind_a_slow_request_waits_outside(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    async def later(call: Call) -> Response:
+        await asyncio.to_thread(go.wait)
+        return await name(call)
+
+    def client(path: Path) -> None:
+        with dial(path) as sock:
+            sock.sendall(GET % b"later")
+            request = GET % b"name"
+            sent = fill(sock, request * 1000)
+            assert sent < 2_000_000
+            go.set()
+            thread = threading.Thread(target=sock.sendall, args=(request[sent % len(request) :] + LAST,))
+            thread.start()
+            assert len(bodies(rest(sock))) == 1 + sent // len(request) + 1 + 1
+            thread.join()
+
+    serving(tmp_path, {**ROUTES, "/later": {"GET": handler(later)}}, client)
+
+
 class Draining:
     """Clients of a door that is drained while the first one's request is under way."""
 
     def __init__(self) -> None:
         self.go, self.begun = threading.Event(), threading.Event()
         self.socks: list[socket.socket] = []
+        self.path = Path()
 
     async def wait(self, call: Call) -> Response:
         self.begun.set()
@@ -343,7 +398,7 @@ class Draining:
         return {**ROUTES, "/wait": {"GET": handler(self.wait)}}
 
     def client(self, path: Path) -> None:
-        self.socks = [dial(path) for _ in range(3)]
+        self.path, self.socks = path, [dial(path) for _ in range(3)]
         self.socks[0].sendall(GET % b"wait")
         assert self.begun.wait(20)
         self.socks[1].sendall(GET % b"name")
@@ -359,12 +414,16 @@ def test_stopping_lets_requests_under_way_end(tmp_path: Path) -> None:
         # Idle ones end at once, the one under way goes on.
         assert [await asyncio.to_thread(rest, sock) for sock in draining.socks[1:]] == [b"", b""]
         assert door.count() == 1
+        # Who comes now waits for the next process that listens there.
+        draining.socks.append(dial(draining.path))
+        draining.socks[-1].sendall(LAST)
         draining.go.set()
         await task
 
     assert serving(tmp_path, draining.routes, draining.client, after).count() == 0
     answer = rest(draining.socks[0])
     assert (bodies(answer), b"Connection: close" in answer) == ([b"<>"], True)
+    assert rest(draining.socks[-1]) == b""
     for sock in draining.socks:
         sock.close()
 
