@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,21 @@ from agent.daemon.sealapi import OCTETS, SEALED_TYPE
 from agent.deadline import Deadline
 from agent.sealing import MAX_PLAINTEXT, Sealer
 from tests.support.access import rule
-from tests.support.daemon import GROUP, MEMBER, STRANGER, Reply, as_user, open_folder, running_daemon
+from tests.support.daemon import (
+    CLI,
+    GROUP,
+    MEMBER,
+    ROOT,
+    STRANGER,
+    Reply,
+    as_user,
+    open_folder,
+    running_daemon,
+    write_config,
+)
 from tests.support.released import TABLES, World, running_world, tas_table
 from tests.support.sealed_vectors import hkdf, info
-from tests.support.simulator import Simulator
+from tests.support.simulator import Simulator, running_simulator
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 OTHER = MEMBER + 1
@@ -56,8 +68,8 @@ def test_there_and_back(world: World, size: int) -> None:
     opened = world.daemon.post("/v1/unseal?context=backup", sealed.body, Content_Type=SEALED_TYPE)
     assert (opened.status, opened.headers["Content-Type"], opened.body) == (200, OCTETS, data)
     assert opened.headers["Cache-Control"] == "no-store"
-    if size:
-        assert data not in sealed.body
+    if size > 16:
+        assert data[:16] not in sealed.body
 
 
 def test_what_stands_in_it_is_the_published_format(world: World) -> None:
@@ -173,6 +185,33 @@ def test_without_a_root_nothing_is_sealed(simulator: Simulator) -> None:
             assert refusal(daemon.post(path, b"data")) == (409, "config.sealing")
         assert daemon.request("GET", "/v1/secrets").json == {"secrets": []}
         assert refusal(daemon.post("/v1/secrets/db")) == (404, "usage.secret")
+
+
+def ended(folder: Path, simulator: Simulator, more: str, *words: str) -> tuple[int, str]:
+    """Exit status of a command with this configuration, and what it said."""
+    config = write_config(folder, simulator, more)
+    argv = [*CLI, *words, "--config", str(config)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("tee", "said"), [("tdx", "intel-tdx has no keys"), ("snp", "sev-guest")])
+def test_a_derived_root_where_there_is_none_stops_the_start(pki_state: Path, tee: str, said: str) -> None:
+    more = 'sev_device = "/dev/none-of-sev-guest"\n[sealing]\nroot = "snp-derived"\n'
+    with open_folder() as folder, running_simulator(tee, folder, pki_state) as simulator:
+        status, text = ended(folder, simulator, more, "daemon")
+    assert status == 69
+    assert said in text
+
+
+@pytest.mark.parametrize("words", [("daemon",), ("config", "check")])
+def test_a_volume_s_policy_stops_the_start_and_the_check(simulator: Simulator, words: tuple[str, ...]) -> None:
+    with open_folder() as folder:
+        (folder / "key").write_text("k" * 64)
+        more = tas_table("http://127.0.0.1:1", folder / "key") + TABLES.replace('"db-1"', '"disk-1"')
+        status, text = ended(folder, simulator, more, *words)
+    assert status == 78
+    assert "secrets.db.policy_id: disk-1 is the policy of volume root already" in text
 
 
 def test_after_a_restart_it_opens_again(pki_state: Path) -> None:
