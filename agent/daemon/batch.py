@@ -9,7 +9,6 @@ written in slices: thousands come due at once, and others want to be served mean
 from __future__ import annotations
 
 import asyncio
-import heapq
 import secrets
 import time
 from collections import deque
@@ -24,11 +23,11 @@ from agent.core.challenge import RANDOM_SIZE
 from agent.core.errors import DeadlineExceeded, ServerError, TeeAgentError
 from agent.core.merkle import Tree, leaf_hash
 from agent.core.model import Endorsements, Tee
-from agent.daemon import problem
 from agent.daemon.asked import Answered, Asked, Challenge, Signing
 from agent.daemon.budget import Budget, Turn, payer_of
 from agent.daemon.keys import Complete, utc_now
 from agent.daemon.threads import in_thread
+from agent.daemon.waiting import Lines, Waiting
 from agent.deadline import Deadline
 from agent.quoter import Quotes
 
@@ -38,25 +37,6 @@ SLICE_SECONDS = 0.002
 """Of answers written, before others get their turn."""
 TRIES = 2
 """For a request whose key's evidence runs out while it waits."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
-    """``done`` gets None when the key's evidence has run out: then with a new one, once more."""
-
-    asked: Asked
-    key: Signing
-    random: bytes
-    hashes: Sequence[bytes]
-    done: asyncio.Future[Answered | None]
-
-    def fail(self, error: TeeAgentError) -> None:
-        if not self.done.done():
-            self.done.set_exception(problem.exception(problem.document(error)))
-
-    def settle(self, answered: Answered | None) -> None:
-        if not self.done.done():
-            self.done.set_result(answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +78,18 @@ class Batcher:
         self._complete = complete
         self._seconds = quote_seconds
         self._now = now
-        self._lines: dict[int, deque[_Waiting]] = {}
-        self._queued = 0
+        self._lines = Lines()
         self._arrived, self._full = asyncio.Event(), asyncio.Event()
-        self._due: dict[int, deque[tuple[_Quoted, _Waiting, int]]] = {}
+        self._due: dict[int, deque[tuple[_Quoted, Waiting, int]]] = {}
         self._writing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self.batches = 0
+
+    @property
+    def most(self) -> int:
+        """Challenges in a tree, and so in a request, at the most."""
+        return self._budget.most
 
     @property
     def waiting(self) -> int:
@@ -145,11 +129,9 @@ class Batcher:
             for number, challenge in enumerate(asked.challenges)
         ]
         done: asyncio.Future[Answered | None] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(asked.uid, deque()).append(_Waiting(asked, key, random, hashes, done))
-        self._queued += len(hashes)
+        self._lines.add(Waiting(asked, key, random, hashes, done))
         self._arrived.set()
-        if self._queued >= self._budget.most:
-            self._full.set()
+        self._mark_full()
         return await done
 
     async def run(self) -> None:
@@ -158,14 +140,12 @@ class Batcher:
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
-                while self._lines:
+                while self._lines.leaves:
                     await asyncio.shield(self._task(self._next()))
         finally:
             self._stopped = True
-            for line in self._lines.values():
-                for item in line:
-                    item.fail(_stopping())
-            self._lines.clear()
+            for item in self._lines.emptied():
+                item.fail(_stopping())
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -175,7 +155,7 @@ class Batcher:
 
     async def _next(self) -> None:
         """One quote: over what waits when its turn has come."""
-        items: list[_Waiting] = []
+        items: list[Waiting] = []
         try:
             async with self._budget.turn(Turn.TREE, full=self._full) as turn:
                 items = self._closed()
@@ -190,7 +170,7 @@ class Batcher:
                 self.batches += 1
                 self._answer(quoted, items)
 
-    def _answer(self, quoted: _Quoted, items: Sequence[_Waiting]) -> None:
+    def _answer(self, quoted: _Quoted, items: Sequence[Waiting]) -> None:
         """Have the answers written, while the next quote is asked for."""
         first = 0
         for item in items:
@@ -200,28 +180,18 @@ class Batcher:
             self._writing = True
             self._task(self._write())
 
-    def _closed(self) -> list[_Waiting]:
-        """The requests of the next tree: in turn from whom it has the fewest leaves of. Who left is left out."""
-        items: list[_Waiting] = []
-        room, at = self._budget.most, self._now()
-        heap = [(0, number, uid) for number, uid in enumerate(self._lines)]
-        while heap:
-            taken, number, uid = heapq.heappop(heap)
-            line = self._lines[uid]
-            while line and not self._may_stay(line[0], at):
-                self._queued -= len(line.popleft().hashes)
-            if not line:
-                del self._lines[uid]
-            elif (count := len(line[0].hashes)) <= room:
-                items.append(line.popleft())
-                room, self._queued = room - count, self._queued - count
-                heapq.heappush(heap, (taken + count, number, uid))
+    def _closed(self) -> list[Waiting]:
+        """The requests of the next tree."""
+        items = self._lines.closed(self._budget.most, partial(self._may_stay, at=self._now()))
         self._full.clear()
-        if self._queued >= self._budget.most:
-            self._full.set()
+        self._mark_full()
         return items
 
-    def _may_stay(self, item: _Waiting, at: datetime) -> bool:
+    def _mark_full(self) -> None:
+        if self._lines.leaves >= self._budget.most:
+            self._full.set()
+
+    def _may_stay(self, item: Waiting, at: datetime) -> bool:
         """False for one that has left, or whose key is no longer what it was: then it has been told."""
         try:
             item.asked.holder.require()
@@ -251,7 +221,7 @@ class Batcher:
         finally:
             self._writing = False
 
-    async def _settle(self, quoted: _Quoted, item: _Waiting, first: int, slices: _Slices) -> None:
+    async def _settle(self, quoted: _Quoted, item: Waiting, first: int, slices: _Slices) -> None:
         """Answer one request, unless it has left or its key has ended meanwhile."""
         documents: list[bytes] = []
         try:

@@ -33,6 +33,7 @@ OPTIONS = frozenset({"fresh", "nonce"})
 JSON_TYPE = "application/json"
 """Taken for what it is: all our answers here are JSON, and clients that send JSON ask for it unbidden."""
 MAX_CHALLENGES = 100
+"""In a request; fewer where fewer fit in a tree."""
 MAX_BYTES = 512 * 1024
 """Of a batch of challenges: so many with as many claims as may be."""
 NONCE_SIZE = 32
@@ -70,7 +71,7 @@ class FreshApi:
     async def _batch(self, call: Call, caller: Mapping[str, Any]) -> tuple[Wish, Act]:
         self.batcher.require_room(call.peer.caller.uid)
         async with self.means.memory.whole(call.request, call.peer.caller.uid, MAX_BYTES) as data, self.reading:
-            asked = _challenges(data, caller)
+            asked = _challenges(data, caller, min(MAX_CHALLENGES, self.batcher.most))
 
         async def act(_: Decision) -> Response:
             accepted(call.request, bulk.TYPE, JSON_TYPE)
@@ -134,12 +135,12 @@ def _wish(asked: Challenge) -> Wish:
     return Wish("challenge", context=asked.context, audience=asked.audience)
 
 
-def _challenges(data: bytes, caller: Mapping[str, Any]) -> Sequence[Challenge]:
+def _challenges(data: bytes, caller: Mapping[str, Any], most: int) -> Sequence[Challenge]:
     """Raises FormatError that names the challenge."""
     batch = canonical.Reader(canonical.parse(data, "batch", MAX_BYTES), "batch", frozenset({"challenges"}))
     items = batch.item("challenges")
-    if not isinstance(items, list) or not 1 <= len(items) <= MAX_CHALLENGES:
-        raise FormatError(f"challenges: a list of 1 to {MAX_CHALLENGES}", record="batch")
+    if not isinstance(items, list) or not 1 <= len(items) <= most:
+        raise FormatError(f"challenges: a list of 1 to {most}", record="batch")
     return [_item(number, item, caller) for number, item in enumerate(items)]
 
 

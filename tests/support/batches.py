@@ -37,7 +37,7 @@ class Batches:
         terms = Terms(Scope("rp", BOOT), timedelta(hours=1), self.quote_seconds)
         attester = Attester(terms, self.quotes, complete, lambda: None, lambda: None, budget=self.budget)
         self.ring = KeyRing(attester)
-        self.named = NamedKeys(attester, Limits(100, 100))
+        self.named = NamedKeys(attester, Limits(1000, 1000))
         self.batcher = Batcher(self.budget, self.quotes, complete, self.quote_seconds)
 
     def run(self, body: Callable[[Batches], Awaitable[None]]) -> None:

@@ -172,6 +172,8 @@ def test_shares_of_memory() -> None:
                 with places(THREE, 1, share.sure):
                     refused(lambda: places(THREE, 1, 1))
         refused(lambda: places(ONE, 1, share.each + 1))
+        with places(ONE, 1, share.each), places(TWO, 1, share.each):
+            pass
         assert source.budget.challenges == 0
 
     with_source(body)

@@ -120,6 +120,10 @@ def test_evidence_that_can_not_be_read_is_no_change() -> None:
             world.renewal.seen(seen)
         await asyncio.sleep(0.01)
         assert world.told == []
+        world.machine.tcb = NEW
+        for seen in (b"", NEW):
+            world.renewal.seen(seen)
+        await until(lambda: world.told == [(OLD, NEW)])
 
     with_world(body)
 
