@@ -79,6 +79,8 @@ def world(tmp_path: Path) -> World:
             log.event("key.created", severity="notice", statement=made[-1].digest().hex(), key=f"n/{number}")
         for _ in range(12):
             log.event("key.ended", severity="info", note="x" * 190)
+        for kind, one in (("head.kept", made[-1]), ("key.rotated", made[0])):
+            log.event(kind, severity="info", statement=one.digest().hex())
     log.close()
     return World(folder, made, tmp_path)
 
@@ -151,6 +153,7 @@ def test_a_statement_of_another_boot_or_without_a_log_is_refused(world: World, r
     assert head
     assert "made anew" in broken(run("--key", world.key(0, audit=AuditHead(head.seq + 1, head.head))))
     assert "cut off" in broken(run("--key", world.key(0, audit=AuditHead(10_000, head.head))))
+    assert "cut off" in broken(run("--key", world.key(0, boot_id=OTHER_BOOT, audit=AuditHead(10_000, head.head))))
 
 
 def test_what_is_older_than_the_log_is_said(world: World, run: Run) -> None:
