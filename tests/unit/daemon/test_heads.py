@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -157,6 +158,30 @@ def test_what_failed_is_tried_again_unless_there_is_a_newer_one(monkeypatch: pyt
     assert world.logged == []
 
 
+def test_a_newer_one_that_came_while_an_older_one_failed_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "RETRY_SECONDS", 0.001)
+    world, gate = World(TransportError("gone")), threading.Event()
+    send = world._send
+
+    def slow(document: bytes) -> str:
+        try:
+            return send(document)
+        finally:
+            assert gate.wait(60)
+
+    world.sender = Sender(slow, lambda: world.now)
+
+    async def body() -> None:
+        world.sender.own(key(3))
+        await until(lambda: world.sent == [3])
+        world.sender.own(key(9))
+        gate.set()
+        await until(lambda: world.told == [("head.kept", "info", 9)])
+
+    world.run(body)
+    assert world.sent == [3, 9]
+
+
 def test_a_refusal_is_logged_and_a_contradiction_is_an_alert() -> None:
     world = World(
         Denied("no policy", code="denied"),
@@ -199,7 +224,7 @@ class Service:
 
 
 def test_a_service_that_keeps_no_heads_is_not_asked_again_for_hours() -> None:
-    service = Service(False, True)
+    service = Service(False, True, True)
     poster = Poster(service.post, lambda: service.now)
     assert [service.ask(poster, 1), service.ask(poster, 2)] == ["not-kept", "not-kept"]
     service.now = FORGET_SECONDS - 1
@@ -207,7 +232,8 @@ def test_a_service_that_keeps_no_heads_is_not_asked_again_for_hours() -> None:
     assert service.got == [1]
     service.now = FORGET_SECONDS
     assert service.ask(poster, 4) == "kept"
-    assert service.got == [1, 4]
+    assert service.ask(poster, 5) == "kept"
+    assert service.got == [1, 4, 5]
     assert poster.state.heads == "kept"
 
 
