@@ -130,7 +130,8 @@ def test_waiting_for_the_time_is_no_waiting_for_a_key(monkeypatch: pytest.Monkey
 
 
 def test_what_failed_is_tried_again_unless_there_is_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(TransportError("gone"), ServerError("busy"), TransportError("gone"))
+    gone = TransportError("gone")
+    world = World(gone, ServerError("busy"), gone, heads.KEPT, gone)
     pauses: list[float] = []
     go_on = asyncio.Event()
 
@@ -150,11 +151,13 @@ def test_what_failed_is_tried_again_unless_there_is_a_newer_one(monkeypatch: pyt
         await until(lambda: len(pauses) == 3)
         go_on.set()
         await until(lambda: len(world.told) == 1)
+        world.sender.own(key(10))
+        await until(lambda: len(pauses) == 4)
         monkeypatch.undo()
 
     world.run(body)
-    assert world.sent == [3, 3, 9, 9]
-    assert pauses == [30.0, 60.0, 120.0]
+    assert world.sent == [3, 3, 9, 9, 10]
+    assert pauses == [30.0, 60.0, 120.0, 30.0]
     assert world.logged == []
 
 
