@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,14 +57,15 @@ def talk(path: Path, *said: bytes, end: bool = False) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(20)
         sock.connect(str(path))
-        for part in said:
-            sock.sendall(part)
-        if end:
-            sock.shutdown(socket.SHUT_WR)
-        try:
-            return b"".join(iter(lambda: sock.recv(1 << 16), b""))
-        except ConnectionResetError:
-            return b""
+        found = b""
+        with suppress(ConnectionResetError, BrokenPipeError):
+            for part in said:
+                sock.sendall(part)
+            if end:
+                sock.shutdown(socket.SHUT_WR)
+            while part := sock.recv(1 << 16):
+                found += part
+        return found
 
 
 def test_requests_in_pieces_and_many_at_once(tmp_path: Path) -> None:
@@ -176,6 +178,54 @@ def test_a_defect_of_ours_is_logged_and_ends_its_connection(
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
 
 
+def test_one_request_at_a_time_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes meanwhile is not even read."""
+    go_on, active, most = asyncio.Event(), 0, 0
+
+    async def slow(self: Session, message: bytes) -> bytes:
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        await go_on.wait()
+        active -= 1
+        return ssh.framed(message)
+
+    monkeypatch.setattr(Session, "answer", slow)
+    sent = [ssh.framed(bytes([kind])) for kind in range(1, 9)]
+
+    async def main(world: named.World) -> None:
+        guard = Guard(lambda: Rules(members=ME))
+        front = SshFront(Admission(guard), SshApi(world.keys, guard, Reports()))
+        listener = sockets.listen(tmp_path, "ssh")
+        task = asyncio.create_task(front.run(listener.sock))
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(listener.path))
+            for frame in sent:
+                sock.sendall(frame)
+                for _ in range(20):  # of the loop's turns: each reads what is there to be read
+                    await asyncio.sleep(0)
+            assert (active, most) == (1, 1)
+            go_on.set()
+            assert [one async for one in _frames(sock, len(sent))] == [frame[4:] for frame in sent]
+        assert most == 1
+        task.cancel()
+        await front.drain()
+        listener.sock.close()
+        os.close(listener.lock)
+
+    named.run(main)
+
+
+async def _frames(sock: socket.socket, count: int) -> AsyncIterator[bytes]:
+    sock.setblocking(False)
+    data = b""
+    for _ in range(count):
+        while len(data) < 5:
+            data += await asyncio.get_running_loop().sock_recv(sock, 100)
+        yield data[4:5]
+        data = data[5:]
+
+
 def test_drain_lets_a_request_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests under way get their answer; idle clients are hung up on."""
     begun, go_on = asyncio.Event(), asyncio.Event()
@@ -256,3 +306,40 @@ def ssh_connected(path: Path) -> socket.socket:
     sock.sendall(QUERY)
     assert sock.recv(100)
     return sock
+
+
+def test_a_request_under_way_has_no_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the connection's own: evidence may take its time, and has its own limits."""
+    go_on = asyncio.Event()
+
+    async def slow(self: Session, message: bytes) -> bytes:
+        await go_on.wait()
+        return SUCCESS
+
+    monkeypatch.setattr(Session, "answer", slow)
+
+    async def main(world: named.World) -> None:
+        guard = Guard(lambda: Rules(members=ME))
+        door = Admission(guard)
+        front = SshFront(door, SshApi(world.keys, guard, Reports()))
+        listener = sockets.listen(tmp_path, "ssh")
+        task = asyncio.create_task(front.run(listener.sock))
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(listener.path))
+            await named.until(lambda: bool(front._open))
+            (connection,) = front._open
+            for half in (QUERY[:3], QUERY[3:] + QUERY[:3], QUERY[3:]):
+                sock.sendall(half)
+                if len(half) > 3:
+                    await named.until(lambda: connection.task is not None)
+                    assert (connection._timer, connection._guest._first) == (None, None)
+                    go_on.set()
+                    await named.until(lambda: connection.task is None)
+                    go_on.clear()
+                await named.until(lambda: connection._timer is not None)
+        task.cancel()
+        await front.drain()
+        listener.sock.close()
+        os.close(listener.lock)
+
+    named.run(main)
