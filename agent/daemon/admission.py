@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from agent.core.errors import Denied
@@ -20,6 +21,8 @@ MAX_CONNECTIONS, MAX_EACH, MAX_DENIED = 2048, 192, 32
 """At the most: permitted ones, those of one user, and all that are not permitted together."""
 FIRST_SECONDS = 10.0
 """For the first request (of HTTP: its head) to be complete after connect."""
+AT_ONCE = 8
+"""Connections that are taken in one round of the event loop: who comes behind a crowd waits no longer than it must."""
 _PAUSE_SECONDS = 0.1
 
 
@@ -56,6 +59,20 @@ class Guest:
         self.spoken()
         self.peer.close()
         self._left(self)
+
+
+def _accepted(sock: socket.socket) -> list[socket.socket]:
+    """Who waits, AT_ONCE at the most; nobody where who came has left. Raises OSError when there is room for nobody."""
+    found: list[socket.socket] = []
+    with suppress(BlockingIOError):
+        while len(found) < AT_ONCE:
+            try:
+                found.append(sock.accept()[0])
+            except OSError:
+                if not found:
+                    raise
+                break
+    return found
 
 
 async def _readable(sock: socket.socket) -> None:
@@ -97,17 +114,12 @@ class Admission:
         while True:
             await _readable(sock)
             try:
-                accepted, _ = sock.accept()
-            except BlockingIOError:
-                continue  # who came has left
+                accepted = _accepted(sock)
             except OSError:
                 # Out of descriptors or memory: what is open goes on, and the pause lets some of it end.
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            try:
-                await self._take(accepted, welcome)
-            except (Denied, OSError):
-                accepted.close()
+            await asyncio.gather(*(self._take(each, welcome) for each in accepted))
 
     def stop(self) -> None:
         """Accept no more, on any socket: who connects now waits for the next process that listens there."""
@@ -115,6 +127,12 @@ class Admission:
             task.cancel()
 
     async def _take(self, accepted: socket.socket, welcome: Welcome) -> None:
+        try:
+            await self._identified(accepted, welcome)
+        except (Denied, OSError):
+            accepted.close()
+
+    async def _identified(self, accepted: socket.socket, welcome: Welcome) -> None:
         peer = identify(accepted)
         permitted = self._allowed.permits(peer.caller)
         if not self._has_room(peer.caller.uid, permitted=permitted):

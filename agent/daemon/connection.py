@@ -39,6 +39,8 @@ class Owner(Protocol):
 
     def opened(self, connection: Connection) -> None: ...
 
+    def comes(self, connection: Connection) -> None: ...
+
     def forget(self, connection: Connection) -> None: ...
 
     def stalls(self, connection: Connection) -> None: ...
@@ -173,7 +175,16 @@ class Connection(asyncio.BufferedProtocol):
         self._guest.spoken()
         self._deadline = math.inf
         self._request = request
-        if self._turn:
+        self._front.comes(self)
+
+    @property
+    def uid(self) -> int:
+        """The guest's."""
+        return self._guest.peer.caller.uid
+
+    def turn(self) -> None:
+        """Answer the request that is there, if it still is."""
+        if self._turn and not self._turn.done():
             self._turn.come()
 
     def _take_body(self, request: Request) -> None:

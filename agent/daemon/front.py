@@ -10,6 +10,7 @@ from functools import partial
 from agent.daemon.admission import Admission, Permits
 from agent.daemon.connection import Connection
 from agent.daemon.dispatch import Dispatch
+from agent.daemon.rota import Rota
 
 DRAIN_SECONDS = 10.0
 UNREAD_BYTES = 16 << 20
@@ -24,6 +25,7 @@ class Front:
         self._open: set[Connection] = set()
         self._stalled: dict[Connection, None] = {}
         self._empty = asyncio.Event()
+        self._rota: Rota | None = None
 
     def count(self) -> int:
         """Open connections, permitted or not."""
@@ -36,6 +38,12 @@ class Front:
     def opened(self, connection: Connection) -> None:
         """It is there."""
         self._open.add(connection)
+
+    def comes(self, connection: Connection) -> None:
+        """It has a request."""
+        if self._rota is None:
+            self._rota = Rota()
+        self._rota.comes(connection)
 
     def forget(self, connection: Connection) -> None:
         """It is over."""
