@@ -171,7 +171,7 @@ class KeyFolder:
             if self._unsure:
                 self._write_index(sealer)
             keydisk.replace(self.path / COPY, self._sealed_index(sealer))
-            keydisk.remove(self._garbage)
+            keydisk.remove(sorted(self._garbage))
         self._garbage.clear()
         self.trouble = None
 

@@ -26,7 +26,7 @@ from agent.daemon.keeper import Keeper
 from agent.daemon.keyfolder import KeyFolder, Sealer
 from agent.daemon.named import Limits, NamedKey
 from agent.daemon.peers import Caller
-from tests.support.keyfolders import failing, fresh, sealer, spkis
+from tests.support.keyfolders import after_a_crash, failing, fresh, sealer, spkis
 from tests.support.named import ANY, HOUR, World, until
 
 SECOND = timedelta(seconds=1)
@@ -171,6 +171,19 @@ def test_a_restored_key_is_the_same_with_a_new_statement(tmp_path: Path) -> None
             "uid-1/a": [old.attachments.spki, third.attachments.spki],
             "uid-1/b": [forever.attachments.spki],
         }
+
+    run(body)
+
+
+def test_without_overlap_the_old_key_leaves_the_disk_with_the_rotation(tmp_path: Path) -> None:
+    async def body() -> None:
+        one = Signer(tmp_path / "keys")
+        await one.opened()
+        await one.create()
+        second = await one.keys.rotate("uid-1", "a", timedelta(0))
+        crashed = after_a_crash(one.folder.path, tmp_path / "crashed")
+        assert spkis(crashed) == {"uid-1/a": [second.attachments.spki]}
+        one.end()
 
     run(body)
 

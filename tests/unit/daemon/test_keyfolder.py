@@ -461,6 +461,24 @@ def test_foreign_files_are_told_and_left_alone(tmp_path: Path) -> None:
     assert not any((tmp_path / name).exists() for name in left)
 
 
+def test_what_can_not_be_removed_keeps_nothing_else_on_the_disk(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    put(folder, "a")
+    folder.release()
+    (tmp_path / "index.copy.new").touch()
+    (tmp_path / "index.new").mkdir()
+    left = tmp_path / f"uid-1@z@{'0' * 32}.key.new"
+    left.touch()
+    again = KeyFolder(tmp_path)
+    again.open(sealer())
+    assert again.trouble is not None
+    assert not left.exists()
+    (tmp_path / "index.new").rmdir()
+    again.settle()
+    again.remove(("uid-1", "a"))
+    assert names(tmp_path) == [INDEX, COPY, "lock"]
+
+
 def test_a_flood_of_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keydisk, "MAX_ENTRIES", 8)
     folder = made(tmp_path)
