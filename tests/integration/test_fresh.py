@@ -395,7 +395,8 @@ sys.stdin.read()
 def test_one_user_who_floods_delays_anothers_challenge_by_two_quotes_at_the_most(
     pki_state: Path, kinds: tuple[str, ...]
 ) -> None:
-    """Counted in what the hardware was asked for: between the question and its own quote, two others at the most."""
+    """Counted in what the hardware gave: between the question and its own quote, two others at the most, and one more
+    that may have come while the question was on its way. tests/unit/daemon/test_batch.py has it to the quote."""
     with (
         open_folder() as folder,
         recording_simulator(folder, pki_state) as (simulator, record),
@@ -410,7 +411,7 @@ def test_one_user_who_floods_delays_anothers_challenge_by_two_quotes_at_the_most
                 before = len(record.lines())
                 reply = daemon.challenge(nonce=nonce_of(number).hex())
                 bundle = daemon.verify(reply.body, b"", nonce=nonce_of(number)).bundle
-                assert record.lines()[before:].index(bundle.report_data().value.hex()) <= 2
+                assert record.lines()[before:].index(bundle.report_data().value.hex()) <= 3
         finally:
             simulator.clear()
             for process in floods:
