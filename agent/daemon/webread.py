@@ -25,6 +25,8 @@ _DIGITS = 18
 _END = b"\r\n\r\n"
 LOOSE = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)|(?<!\r)\n|\n[\t ]")
 """In a head: control characters, CR or LF alone, and a header that goes on in the next line."""
+_BEGINNING = re.compile(rb"[A-Z]{0,20}(?:\Z| )")
+"""A method. What begins otherwise is told at once: it may never have what would end a head."""
 _ONCE = frozenset({"content-length", "content-type", "expect", "host", "transfer-encoding"})
 """Given twice, they leave to the reader which one counts."""
 STEPS = 512
@@ -197,11 +199,15 @@ class Reader:
         if self._head and self._head.length is not None and data.startswith(self._bytes):
             self._left = self._head.length
             return self._head, len(self._bytes)
+        if not _BEGINNING.match(data):
+            raise refused("the beginning of no request")
         size = data.find(_END) + len(_END)
         whole = size >= len(_END)
         if (size if whole else len(data)) > HEAD_BYTES:
             raise refused(f"a head of more than {HEAD_BYTES} bytes")
         if not whole:
+            if LOOSE.search(data.removesuffix(b"\r")):
+                raise refused("the beginning of no request")
             return None
         self._parsed = _Parsed()
         self._head = self._parsed.head(data[:size])

@@ -90,6 +90,19 @@ def test_how_long_a_connection_lives(version: bytes, connection: bytes, alive: b
     assert found.keep_alive is alive
 
 
+@pytest.mark.parametrize(
+    "data", [b"\0\0\0\x10{", b"\x16\x03\x01\x02", b"{}", b"get /", b"\r\n", b"GET / HTTP/1.1\nHost", b"A" * 21]
+)
+def test_what_is_no_request_is_refused_before_it_ends(data: bytes) -> None:
+    with pytest.raises(FormatError, match="no request"):
+        Reader().head(data)
+
+
+@pytest.mark.parametrize("size", range(len(NEXT)))
+def test_the_beginning_of_a_head_waits(size: int) -> None:
+    assert Reader().head(NEXT[:size]) is None
+
+
 def test_who_asks_first() -> None:
     lines = (b"Expect: 100-Continue", b"Content-Length: 0")
     assert one(head(*lines))[0].asks
@@ -138,6 +151,7 @@ REFUSED = {
     "control in the target": head(first=b"GET /a\x01 HTTP/1.1"),
     "target beyond ASCII": head(first=b"GET /\xc3\xa4 HTTP/1.1"),
     "no UTF-8 behind percent": head(first=b"GET /%ff HTTP/1.1"),
+    "empty line before": b"\r\n" + NEXT,
     "no HTTP": b"no http\r\n\r\n",
     "an answer": b"HTTP/1.1 200 OK\r\n\r\n",
     "many headers": head(*(b"X-%d: a" % number for number in range(HEADERS))),
