@@ -94,7 +94,7 @@ def test_half_requests_and_killed_clients_disturb_nobody(daemon: Daemon, words: 
 
 @pytest.mark.parametrize(("uid", "limit"), [(MEMBER, MAX_EACH), (STRANGER, MAX_DENIED)])
 def test_nobody_holds_more_than_a_share(daemon: Daemon, uid: int, limit: int) -> None:
-    with held(daemon, 2 * limit, ssh.listing(), as_user(uid, *([GROUP] if uid == MEMBER else []))):
+    with held(daemon, 2 * limit, b"", as_user(uid, *([GROUP] if uid == MEMBER else []))):
         require_service(daemon)
         assert daemon.status()["connections"] <= limit + 1
 

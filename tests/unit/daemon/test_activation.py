@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -133,3 +133,67 @@ def test_the_unit_s_copy_of_the_key_where_the_file_can_t_be_read(
     assert fetcher.with_credential(missing) == tas(given)
     (tmp_path / "readable").touch()
     assert fetcher.with_credential(tas(tmp_path / "readable")) == tas(tmp_path / "readable")
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Hands over sockets that listen at tmp_path/NAME.sock, in this order."""
+    opened: list[socket.socket] = []
+
+    def hand(*names: str) -> None:
+        monkeypatch.setattr(activation, "FIRST", 300)
+        for number, name in enumerate(names, 300):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            opened.append(sock)
+            path = tmp_path / f"{name}.sock"
+            path.unlink(missing_ok=True)
+            sock.bind(str(path))
+            sock.listen(8)
+            os.dup2(sock.fileno(), number)
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", str(len(names)))
+
+    yield hand
+    for sock in opened:
+        sock.close()
+
+
+@pytest.mark.parametrize("names", [("agent", "ssh"), ("ssh", "agent")])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_two_sockets_in_any_order(
+    both: Callable[..., None], tmp_path: Path, names: tuple[str, str], wanted: bool
+) -> None:
+    both(*names)
+    first, second = sockets.listen_with(tmp_path, "agent", "ssh", wanted=wanted)
+    assert second
+    with first.sock, second.sock:
+        assert first.sock.getsockname() == str(tmp_path / "agent.sock")
+        assert second.sock.getsockname() == str(tmp_path / "ssh.sock")
+        assert (first.lock, second.lock) == (-1, -1)
+        assert not first.sock.get_inheritable()
+        assert not second.sock.get_inheritable()
+
+
+def test_the_second_is_made_where_it_is_wanted_only(both: Callable[..., None], tmp_path: Path) -> None:
+    both("agent")
+    first, second = sockets.listen_with(tmp_path, "agent", "ssh", wanted=False)
+    assert second is None
+    first.sock.close()
+    assert not (tmp_path / "ssh.sock").exists()
+    both("agent")
+    first, second = sockets.listen_with(tmp_path, "agent", "ssh", wanted=True)
+    assert second
+    with first.sock, second.sock:
+        assert second.lock >= 0
+        assert (tmp_path / "ssh.sock").stat().st_mode & 0o777 == 0o666
+    os.close(second.lock)
+
+
+@pytest.mark.parametrize("names", [("ssh",), ("agent", "other"), ("agent", "agent"), ("agent", "ssh", "other")])
+def test_sockets_that_are_not_the_signer_s(both: Callable[..., None], tmp_path: Path, names: tuple[str, ...]) -> None:
+    both(*names)
+    with pytest.raises(ConfigError):
+        sockets.listen_with(tmp_path, "agent", "ssh", wanted=True)
+    for number in range(300, 300 + len(names)):
+        with suppress(OSError):
+            os.close(number)
