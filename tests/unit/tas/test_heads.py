@@ -160,6 +160,17 @@ def test_revocation_must_be_checked(world: World) -> None:
     assert world.keep(canonical.encode(document)) == (200, "kept")
 
 
+def test_a_tcb_that_nobody_knows(tmp_path: Path, pki_state: Path) -> None:
+    """A quote without TCB information satisfies the policy's rules, which say nothing of it."""
+    tdx = World(tmp_path, "tdx", pki_state)
+    found = tdx.party.machine.endorsements()
+    tdx.material = replace(tdx.material, shelf=Shelf.of(Endorsements(found.certificates, found.crls)))
+    document = json.loads(tdx.document())
+    document["endorsements"] |= {"tcb_info": "", "qe_identity": ""}
+    refused(tdx, canonical.encode(document), "verify.tcb")
+    tdx.store.close()
+
+
 def test_no_policy_knows_the_machine(world: World) -> None:
     world.put(snp_policy("web", "disk", "ab" * 48))
     world.put(tdx_policy("td", "disk", REGISTERS | {"rtmr2": "ab" * 48}))
