@@ -57,6 +57,15 @@ NONCE = hashlib.sha256(b"the service's nonce").hexdigest()
 FIELDS = ("report_data", "reportData", "inblob", "user_data", "data", "nonce", "challenge", "digest", "root", "payload")
 NOT_TRIED = ("config", "json", "quiet", "follow")
 """Options that every command has; and following a file, which never ends and has no value to choose."""
+QUERIES = (
+    "",
+    f"?report_data={CHOSEN.hex()}",
+    f"?nonce={NONCE}",
+    f"?context={CHOSEN.hex()}",
+    "?fresh=true",
+    f"?fresh=true&nonce={NONCE}",
+    f"?fresh=true&nonce={CHOSEN.hex()}&context={NONCE}",
+)
 METHODS = (
     "tas",
     "signing_key",
@@ -71,6 +80,7 @@ METHODS = (
     "announce",
     "derived_key",
     "release",
+    "head",
 )
 
 RECORDING = """
@@ -199,6 +209,8 @@ def documents() -> Iterator[dict[str, Any]]:
         yield {"payloads": [{"data": form}, {"digest": {"alg": "sha-512", "digest": CHOSEN.hex(), "size": 64}}]}
         yield {"payloads": [{"digest": {"alg": "sha-512", "digest": form, "size": 64}}]}
         yield {"nonce": NONCE, "context": form, "audience": form}
+        yield {"challenges": [{"nonce": form}]}
+        yield {"challenges": [{"nonce": CHOSEN.hex(), "payload": {"alg": "sha-512", "digest": form, "size": 64}}]}
         yield {"name": "other", "use": "raw", "algorithm": form}
         yield {"name": form, "use": form}
         yield {"overlap_seconds": form}
@@ -207,21 +219,28 @@ def documents() -> Iterator[dict[str, Any]]:
 def test_http_endpoints(recorder: tuple[Daemon, Path]) -> None:
     daemon, log = recorder
     before = len(lines(log))
-    made = 0
-    for path in (*paths(daemon), "/v1/quote", "/v1/evidence", "/quote", "/v0/sign", "/v1/tas"):
+    made = fresh = 0
+    found = (*paths(daemon), "/v1/quote", "/v1/evidence", "/quote", "/v0/sign", "/v1/tas")
+    for path in found:
         for method in ("GET", "POST", "PUT"):
-            for query in ("", f"?report_data={CHOSEN.hex()}", f"?nonce={NONCE}", f"?context={CHOSEN.hex()}"):
+            for query in QUERIES:
                 for body in (CHOSEN, NONCE.encode(), NONCE.encode() + KEYS[0]):
                     daemon.request(method, path + query, body)
         for document in documents():
             for media_type in ("application/json", DIGEST_TYPE, bulk.TYPE):
                 reply = daemon.post(path, json.dumps(document).encode(), Content_Type=media_type)
                 made += reply.status == 200
+        for query in QUERIES:
+            said = {"alg": "sha-512", "digest": CHOSEN.hex(), "size": 64}
+            fresh += daemon.post(path + query, json.dumps(said).encode(), Content_Type=DIGEST_TYPE).status == 200
+    # Only now: a key that was destroyed signs nothing that could be looked at.
+    for path in found:
         daemon.request("DELETE", path + f"?nonce={NONCE}", CHOSEN)
         daemon.request("DELETE", path)
     assert daemon.request("GET", "/v1/keys/own").json["code"] == "usage.key"
     seen = lines(log)[before:]
     assert made > 50
+    assert fresh >= 10  # by the agent's own key and by a named one
     assert len(seen) > 50
     assert not forbidden() & set(seen)
 
@@ -241,7 +260,7 @@ def frames() -> Iterator[bytes]:
         for use in ("bundle", "tas")
         for key in (*b64, *map(canonical.b64, SPKIS))
     ]
-    right += [{field: form} for field in FIELDS for form in forms()]
+    right += [{field: form} for field in (*FIELDS, "document") for form in forms()]
     for method in METHODS:
         for params in right:
             body = json.dumps({"method": method, "params": params}).encode()
