@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from agent.core import canonical, keydoc
 from agent.core.model import Endorsements
 from agent.core.statement import AuditHead
 from agent.verify.evidence import genuine_anchors
+from agent.verify.policysign import load_keys, signed
 from agent.verify.shelf import Shelf
 from sim.psp import default_measurement
 from sim.qe import default_register
@@ -158,6 +161,22 @@ def test_revocation_must_be_checked(world: World) -> None:
     refused(world, canonical.encode(document), "verify.revoked.unknown")
     world.material = replace(world.material, unchecked_revocation=True)
     assert world.keep(canonical.encode(document)) == (200, "kept")
+
+
+def test_the_service_s_own_endorsements_count(world: World) -> None:
+    document = json.loads(world.document())
+    document["endorsements"] |= {"crls": [], "tcb_info": "", "qe_identity": ""}
+    assert world.keep(canonical.encode(document)) == (200, "kept")
+
+
+def test_where_keys_are_trusted_for_policies_others_say_nothing(snp: World, tmp_path: Path) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    snp.material = replace(snp.material, policy_keys=load_keys([tmp_path / "key.pub"]))
+    refused(snp, snp.document(), "verify.policy")
+    snp.put(signed(SNP, private))
+    assert snp.keep(snp.document()) == (200, "kept")
 
 
 def test_a_tcb_that_nobody_knows(tmp_path: Path, pki_state: Path) -> None:
