@@ -196,10 +196,7 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_soon(self._advance)
 
     def _flow(self, full: bool) -> None:
-        if full:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
+        (self._transport.pause_reading if full else self._transport.resume_reading)()
 
     def _go_on(self) -> None:
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
