@@ -396,7 +396,7 @@ def test_one_user_who_floods_delays_anothers_challenge_by_two_quotes_at_the_most
     pki_state: Path, kinds: tuple[str, ...]
 ) -> None:
     """Counted in what the hardware gave: between the question and its own quote, two others at the most, and one more
-    that may have come while the question was on its way. tests/unit/daemon/test_batch.py has it to the quote."""
+    that may have come while the question was on its way. tests/unit/daemon/test_shares.py has it to the quote."""
     with (
         open_folder() as folder,
         recording_simulator(folder, pki_state) as (simulator, record),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -62,53 +61,6 @@ def test_the_challenges_of_one_request_stand_together() -> None:
         assert world.trees == [1, 16, 8]
 
     Batches(most=20).run(body)
-
-
-def test_a_tree_takes_from_each_user_in_turn() -> None:
-    async def body(world: Batches) -> None:
-        world.quotes.gate.clear()
-        first = world.ask(0)
-        await until(lambda: world.trees == [1])
-        greedy = [world.ask(*range(number, number + 5), uid=1) for number in range(0, 15, 5)]
-        await until(lambda: world.waiting == 16)
-        modest = [world.ask(20 + uid, uid=uid) for uid in (2, 3)]
-        await until(lambda: world.waiting == 18)
-        world.quotes.gate.set()
-        await asyncio.gather(first, *greedy, *modest)
-        sizes = [place(task.result()[0], number)[0] for task, number in zip(modest, (22, 23), strict=True)]
-        assert sizes == [12, 12]
-        assert world.trees == [1, 12, 5]
-
-    Batches(most=15).run(body)
-
-
-def test_whose_request_had_no_room_is_first_in_the_next_tree() -> None:
-    async def body(world: Batches) -> None:
-        world.quotes.gate.clear()
-        first = world.ask(0)
-        await until(lambda: world.trees == [1])
-        small = [world.ask(number, uid=uid) for number, uid in enumerate([1, 1, 1, 2, 2, 2], 10)]
-        large = world.ask(*range(20, 28), uid=3)
-        await until(lambda: world.waiting == 15)
-        world.quotes.gate.set()
-        await first
-        sizes = [place((await task)[0], number)[0] for number, task in enumerate(small, 10)]
-        assert (sizes, [place(data, 20 + at)[0] for at, data in enumerate(await large)]) == ([6] * 6, [8] * 8)
-        world.quotes.gate.clear()
-        first = world.ask(0)
-        await until(lambda: len(world.trees) == 4)
-        later = [world.ask(*range(30, 36), uid=1), world.ask(*range(40, 44), uid=2)]
-        await until(lambda: world.waiting == 11)
-        passed = world.ask(*range(50, 58), uid=3)
-        await until(lambda: world.waiting == 19)
-        more = [world.ask(number, uid=2) for number in (60, 61)]
-        await until(lambda: world.waiting == 21)
-        world.quotes.gate.set()
-        await asyncio.gather(first, *later, passed, *more)
-        # The smallest first; users 1 and 3 had no room there, and come before anybody else in the next ones.
-        assert world.trees[4:] == [6, 6, 8]
-
-    Batches(most=10).run(body)
 
 
 def test_every_leaf_has_randomness_of_its_own() -> None:
@@ -344,86 +296,6 @@ def test_stopping_answers_what_a_quote_is_made_for_and_refuses_the_rest() -> Non
 
 def _fail(_: str, error: Exception) -> None:
     raise AssertionError(error)
-
-
-def test_answers_are_written_to_each_user_in_turn() -> None:
-    async def body(world: Batches) -> None:
-        world.quotes.gate.clear()
-        first = world.ask(0)
-        await until(lambda: world.trees == [1])
-        greedy = [world.ask(*range(number, number + 20), uid=1) for number in range(100, 300, 20)]
-        await until(lambda: world.waiting == 201)
-        modest = world.ask(1, uid=2)
-        await until(lambda: world.waiting == 202)
-        world.quotes.gate.set()
-        await first
-        check((await modest)[0], 1)
-        assert sum(task.done() for task in greedy) <= 2
-        await asyncio.gather(*greedy)
-        assert world.trees == [1, 201]
-
-    Batches(most=300).run(body)
-
-
-class Steps:
-    """A gate of FakeQuotes that lets one quote after the other pass."""
-
-    def __init__(self, world: Batches) -> None:
-        self._world = world
-        self._passes = threading.Semaphore(0)
-
-    def wait(self, seconds: float) -> bool:
-        return self._passes.acquire(timeout=seconds)
-
-    async def step(self) -> None:
-        """One quote comes, and the next has been asked for."""
-        asked = len(self._world.quotes.asked)
-        self._passes.release()
-        await until(lambda: len(self._world.quotes.asked) > asked)
-
-    def open(self) -> None:
-        self._passes.release(100_000)
-
-
-def test_who_floods_with_challenges_and_keys_delays_another_by_two_quotes_at_the_most() -> None:
-    """Whatever quote is under way when the other comes: of a tree, or of a new key."""
-    under_way = set()
-
-    async def flood(world: Batches) -> None:
-        while True:
-            try:
-                await world.ask(*range(20), uid=1)
-            except ServerError:
-                await asyncio.sleep(0.001)
-
-    async def keys(world: Batches, number: int) -> None:
-        for generation in range(1000):
-            await world.key(f"k{number}-{generation}")
-
-    async def body(world: Batches) -> None:
-        steps = world.quotes.gate = Steps(world)
-        greedy = [asyncio.create_task(flood(world)) for _ in range(5)]
-        greedy += [asyncio.create_task(keys(world, number)) for number in range(6)]
-        await until(lambda: len(world.quotes.asked) > 1)
-        for number in range(8):
-            for _ in range(1 + number % 2):
-                await steps.step()
-            under_way.add(world.quotes.asked[-1][0])
-            before, single = len(world.quotes.asked), world.ask(number, uid=2)
-            await asyncio.sleep(0.001)
-            while not single.done():
-                await steps.step()
-            fresh = check((await single)[0], number).fresh
-            assert fresh
-            # The one under way is counted by ``before`` already: it and one other come first.
-            assert world.quotes.asked.index(("challenge_batch", fresh.tree_size, fresh.root)) - before <= 1
-        steps.open()
-        for task in greedy:
-            task.cancel()
-        await asyncio.gather(*greedy, return_exceptions=True)
-
-    Batches(most=20).run(body)
-    assert under_way == {"challenge_batch", "signing_key"}
 
 
 def test_others_are_served_while_thousands_of_answers_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
