@@ -19,11 +19,13 @@ from agent.core.errors import (
     TransportError,
     UsageError,
 )
+from agent.core.statement import AuditHead
 from agent.daemon import keeper as keepers
 from agent.daemon import named
 from agent.daemon.journal import Reports
 from agent.daemon.keeper import Keeper
 from agent.daemon.keyfolder import KeyFolder, Sealer
+from agent.daemon.keyhistory import History
 from agent.daemon.named import Limits, NamedKey
 from agent.daemon.peers import Caller
 from tests.support.keyfolders import after_a_crash, failing, fresh, sealer, spkis
@@ -183,6 +185,33 @@ def test_without_overlap_the_old_key_leaves_the_disk_with_the_rotation(tmp_path:
         second = await one.keys.rotate("uid-1", "a", timedelta(0))
         crashed = after_a_crash(one.folder.path, tmp_path / "crashed")
         assert spkis(crashed) == {"uid-1/a": [second.attachments.spki]}
+        one.end()
+
+    run(body)
+
+
+def test_the_audit_log_is_told_of_changes_and_asked_at_the_start(tmp_path: Path) -> None:
+    class Doubting(History):
+        def doubts(self, serial: int, head: AuditHead | None) -> list[str]:
+            return [f"the log knows more than {serial}"]
+
+    async def body() -> None:
+        one = Signer(tmp_path)
+        one.keeper = Keeper(one.folder, one._asked, Reports(one.journal), Doubting(tmp_path, lambda: None))
+        one.world = World(keeper=one.keeper)
+        one.keys = one.world.keys
+        await one.opened()
+        assert one.keeper.summary()["doubts"] == ["the log knows more than 0"]
+        assert one.journal.of("keys.strange") == [{"note": "the log knows more than 0"}]
+        await one.create("a", HOUR)
+        await one.keys.rotate("uid-1", "a", HOUR)
+        await one.create("b")
+        await one.keys.destroy("uid-1", "b")
+        one.world.at += HOUR
+        await one.followed()
+        told = [(fields["key"], fields["serial"]) for fields in one.journal.of("keys.changed")]
+        assert told[:4] == [("uid-1/a", 1), ("uid-1/a", 2), ("uid-1/b", 3), ("uid-1/b", 4)]
+        assert told[-1] == ("uid-1/a", one.folder.serial)
         one.end()
 
     run(body)
