@@ -171,8 +171,10 @@ class Lenient:
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
+        self._upgrade = False
 
     def feed_data(self, data: bytes) -> None:
+        self._upgrade = b"Upgrade" in data
         self._protocol.on_url(b"/")
         for line in data.split(b"\n")[1:]:
             name, colon, value = line.strip(b"\r").partition(b":")
@@ -191,11 +193,20 @@ class Lenient:
         return True
 
     def should_upgrade(self) -> bool:
-        return False
+        return self._upgrade
 
 
 LOOSE = ("folded", "folded by tab", "bare line feeds", "one bare line feed", "bare return", "early end", "zero byte")
-ODD = ("vertical tab", "spaced coding", "space in a name", "two hosts", "empty length", "arabic digits", "signed")
+ODD = (
+    "vertical tab",
+    "spaced coding",
+    "space in a name",
+    "two hosts",
+    "empty length",
+    "arabic digits",
+    "signed",
+    "upgrade",
+)
 
 
 @pytest.mark.parametrize("name", [*LOOSE, *ODD])
