@@ -7,7 +7,10 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
+
 from agent.core.errors import ServerError
+from agent.daemon import batch
 from tests.support.batches import Batches, check, place
 from tests.support.named import until
 
@@ -122,23 +125,26 @@ def root(answers: Sequence[bytes], number: int) -> bytes:
     return fresh.root
 
 
-def test_answers_are_written_to_each_user_in_turn() -> None:
+def test_answers_are_written_to_each_user_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quote of another's challenge comes while hundreds of answers of the one before are still to be written."""
+    monkeypatch.setattr(batch, "SLICE_SECONDS", 0.0)
+
     async def body(world: Batches) -> None:
-        world.quotes.gate.clear()
+        steps = world.quotes.gate = Steps(world)
         first = world.ask(0)
         await until(lambda: world.trees == [1])
-        greedy = [world.ask(*range(number, number + 20), uid=1) for number in range(100, 300, 20)]
-        await until(lambda: world.waiting == 201)
+        greedy = [world.ask(*range(number, number + 20), uid=1) for number in range(100, 700, 20)]
+        await until(lambda: world.waiting == 601)
+        await steps.step()
         modest = world.ask(1, uid=2)
-        await until(lambda: world.waiting == 202)
-        world.quotes.gate.set()
-        await first
+        await until(lambda: world.waiting == 601)
+        steps.open()
         check((await modest)[0], 1)
-        assert sum(task.done() for task in greedy) <= 2
-        await asyncio.gather(*greedy)
-        assert world.trees == [1, 201]
+        assert sum(task.done() for task in greedy) < len(greedy)
+        await asyncio.gather(first, *greedy)
+        assert world.trees == [1, 600, 1]
 
-    Batches(most=300).run(body)
+    Batches(most=600).run(body)
 
 
 async def flood(world: Batches) -> None:
