@@ -87,7 +87,7 @@ def test_a_flood_of_refusals_lets_the_loop_go_on(tmp_path: Path) -> None:
 
     with listening(tmp_path / "s") as sock:
         held = [dialled(tmp_path / "s") for _ in range(MAX_DENIED)]
-        clients = [socket.socket(socket.AF_UNIX) for _ in range(50)]
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(96)]
         assert asyncio.run(main(sock, clients)) >= len(clients) // AT_ONCE
         for each in (*held, *clients):
             each.close()
