@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from base64 import b64decode
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from tests.support.simulator import anchor
 
 BATCH_TYPE = "application/vnd.tee-agent.batch+json"
 _CHUNK = 1 << 18
+_STEP = 20
 _BEFORE = b'{"attachments":"%s",' % (b"0" * 128)
 
 
@@ -138,17 +140,23 @@ class Asker:
         """Counted from ``warm`` seconds on."""
         begin = time.monotonic() + warm
         waits: list[float] = []
-        while (now := time.monotonic()) < begin + seconds:
-            for key, _ in self._selector.select(0.1):
+        unchecked: deque[tuple[bytes, bytes]] = deque()
+        while time.monotonic() < begin + seconds:
+            # What is there is read, and the next asked for, before anything is verified: that is the client's own time.
+            for key, _ in self._selector.select(0 if unchecked else 0.1):
                 link: Link = key.data
                 if documents := self._received(link):
-                    at, nonces, waited = time.monotonic(), link.nonces, time.monotonic() - link.sent
+                    at, nonces = time.monotonic(), link.nonces
+                    waits += [at - link.sent] * len(documents) if at >= begin else []
                     self._send(link)
-                    for document, nonce in zip(documents, nonces, strict=True):
-                        self._judge.check(document, nonce)
-                    if at >= begin:
-                        waits += [waited] * len(documents)
-        return {"answers": len(waits), "seconds": now - begin, "waits": sorted(waits), "quotes": self._judge.quotes}
+                    unchecked.extend(zip(documents, nonces, strict=True))
+            for _ in range(min(len(unchecked), _STEP)):
+                self._judge.check(*unchecked.popleft())
+        for document, nonce in unchecked:
+            self._judge.check(document, nonce)
+        # With the time that this took: what was not verified does not count.
+        spent = time.monotonic() - begin
+        return {"answers": len(waits), "seconds": spent, "waits": sorted(waits), "quotes": self._judge.quotes}
 
     def _send(self, link: Link) -> None:
         link.nonces = [os.urandom(32) for _ in range(self._batch)]
