@@ -49,6 +49,8 @@ class Front:
         """It is over."""
         self._open.discard(connection)
         self._stalled.pop(connection, None)
+        if self._rota:
+            self._rota.gone(connection)
         if not self._open:
             self._empty.set()
 

@@ -35,7 +35,7 @@ class Rota:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queues: dict[int, deque[Asking]] = {}
-        self._last: dict[int, tuple[Asking, float]] = {}
+        self._last: dict[int, tuple[Asking | None, float]] = {}
 
     def comes(self, asking: Asking) -> None:
         """A request is there: at once, or when its user's turn is."""
@@ -51,6 +51,12 @@ class Rota:
         if not self._queues:
             self._loop.call_soon(self._round)
         self._queues.setdefault(uid, deque()).append(asking)
+
+    def gone(self, asking: Asking) -> None:
+        """It asks no more, and is kept no longer; when it asked is still known."""
+        last, at = self._last.get(asking.uid, (None, 0.0))
+        if last is asking:
+            self._last[asking.uid] = None, at
 
     def _round(self) -> None:
         end = self._loop.time() + ROUND_SECONDS

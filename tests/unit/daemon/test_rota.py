@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -45,6 +47,24 @@ def test_one_connection_is_answered_at_once_every_time() -> None:
         for expected in range(1, 100):
             turns.comes(one)
             assert len(answered) == expected
+
+    asyncio.run(main())
+
+
+def test_who_left_is_not_kept_and_its_user_is_no_better_off_for_it() -> None:
+    async def main() -> None:
+        answered: list[int] = []
+        turns, first = Rota(), Connection(A, answered)
+        turns.comes(first)
+        turns.gone(first)
+        left = weakref.ref(first)
+        del first
+        gc.collect()
+        assert left() is None
+        turns.comes(Connection(A, answered))
+        assert answered == [A]
+        await rounds(2)
+        assert answered == [A, A]
 
     asyncio.run(main())
 
