@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from agent import hardening
 
 REQUIRED = bool(os.environ.get("TEE_AGENT_REQUIRE_VECTORS"))
 
 settings.register_profile("ours", deadline=None, suppress_health_check=(HealthCheck.too_slow,))
 settings.load_profile("ours")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def limits_of_its_own() -> Iterator[None]:
+    """A command that runs inside the tests' process hardens itself: for good, and for every test after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_no_core_limit", "_empty_coredump_filter"):
+            patch.setattr(hardening, name, lambda: "")
+        for name in ("_not_dumpable", "_locked"):
+            patch.setattr(hardening, name, lambda _: "")
+        yield
 
 
 @pytest.hookimpl(wrapper=True)
