@@ -55,6 +55,8 @@ class Service(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     daemon_threads = True
     allow_reuse_address = False
+    request_queue_size = 64
+    """Connections that wait to be accepted: with the library's five, a busy machine refuses guests."""
 
     def __init__(self, address: Address, platform: Platform, faults: Faults) -> None:
         """Raises Conflict, PlatformError."""
