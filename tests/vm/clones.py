@@ -11,8 +11,9 @@ from tests.vm.command import run
 from tests.vm.image import FILESYSTEM_UUID
 
 RUNS = "THE ATTACKER'S ROOT RUNS"
+"""Said through the kernel's log: what a program writes to the console may be cut by a kernel line, or by power-off."""
 _INIT = f"""#!/bin/sh
-echo "{RUNS}" >/dev/console
+echo "<0>{RUNS}" >/dev/kmsg
 echo o >/proc/sysrq-trigger
 while :; do :; done
 """

@@ -26,6 +26,8 @@ MEMORY = "1024"
 CPUS = "2"
 REPORT_BYTES_MAX = 8 << 20
 END_KEY = b"\x1d"
+_CUT = rb"(?:\[ *[0-9]+\.[0-9]{6}\] [^\n]*\n)*"
+"""Lines of the kernel."""
 HALTED = b"reboot: System halted"
 """The kernel's last word where a machine halts without being switched off: QEMU would run for ever."""
 
@@ -139,8 +141,11 @@ class Machine:
 
 
 def seen(console: bytes | bytearray, text: str, start: int = 0) -> int:
-    """Where ``text`` ends on the console, -1 if it is not there. The emulated line now and then sends a byte twice."""
-    pattern = b"".join(re.escape(bytes((byte,))) + b"{1,2}" for byte in text.encode())
+    """Where ``text`` ends on the console, -1 if it is not there.
+
+    The emulated line now and then sends a byte twice, and the kernel's own lines come in the middle of a program's.
+    """
+    pattern = _CUT.join(re.escape(bytes((byte,))) + b"{1,2}" for byte in text.encode())
     found = re.compile(pattern).search(console, start)
     return found.end() if found else -1
 
