@@ -27,6 +27,11 @@ def limits_of_its_own() -> Iterator[None]:
         yield
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long bytes have random parts: named by them, a test has another name in each of xdist's workers (pytest 8)."""
+    return argname if isinstance(val, bytes) and len(val) > 32 else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
