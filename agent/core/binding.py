@@ -35,11 +35,14 @@ class Scope:
 def tagged(purpose: str, *fields: bytes) -> bytes:
     """``"tee-agent/v1" || 0 || purpose || 0 || (u32-be length || bytes)*``: the hashed input of a purpose."""
     parts = [TAG, b"\0", purpose.encode("ascii"), b"\0"]
-    for value in fields:
-        if len(value) > MAX_FIELD:
-            raise FormatError(f"{purpose}: a field has {len(value)} bytes, {MAX_FIELD} are allowed", record=purpose)
-        parts += [struct.pack(">I", len(value)), value]
-    return b"".join(parts)
+    return b"".join([*parts, *map(field, fields)])
+
+
+def field(value: bytes) -> bytes:
+    """One more field of a tagged input: its length and ``value``. Raises FormatError over MAX_FIELD."""
+    if len(value) > MAX_FIELD:
+        raise FormatError(f"a field has {len(value)} bytes, {MAX_FIELD} are allowed", record="binding")
+    return struct.pack(">I", len(value)) + value
 
 
 def _bind(purpose: str, *fields: bytes) -> ReportData:

@@ -73,7 +73,8 @@ class Bundle:
 
         The head is every member that is neither an attachment nor the signature.
         """
-        return signing_input(self.attachments.digest, body(self.parts()))
+        head = b'{"audience":%s,"context":%s,"fresh":%s,"payload":%s,"type":"tee-agent/bundle/v1"}' % self.parts()
+        return binding.tagged(PURPOSE, self.attachments.digest, head)
 
     def signed(self, signature: bytes) -> Bundle:
         """This bundle with its signature."""
@@ -114,43 +115,70 @@ class Bundle:
     def encode(self) -> bytes:
         """The canonical bytes. Raises FormatError without a signature or over MAX_BYTES."""
         self.require_signature()
-        return self._document(self.parts(), self.signature)
+        return frame(self).filled(self.payload.canonical(), self.signature)
 
-    def issued(self, sign: Callable[[bytes], bytes]) -> bytes:
-        """``self.signed(sign(self.signing_input())).encode()``, the members written once: for signers in a hurry."""
-        parts = self.parts()
-        return self._document(parts, sign(signing_input(self.attachments.digest, body(parts))))
 
-    def _document(self, parts: tuple[bytes, bytes, bytes, bytes], signature: bytes) -> bytes:
-        members = self.attachments.members
-        audience, context, fresh, payload = parts
-        data = (
-            b'{"audience":%s,"context":%s,"endorsements":%s,"evidence":%s,"fresh":%s,"key":%s,"payload":%s,'
-            b'"signature":%s,"statement":%s,"type":"tee-agent/bundle/v1"}'
-        ) % (
-            audience,
-            context,
-            members["endorsements"],
-            members["evidence"],
-            fresh,
-            members["key"],
-            payload,
-            base64(signature),
-            members["statement"],
-        )
-        if len(data) > MAX_BYTES:
-            raise FormatError(f"a bundle of {len(data)} bytes, {MAX_BYTES} are allowed", record="bundle")
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A document's parts ``before`` the payload and ``after`` the signature, which stand beside each other.
+
+    Parts, not one text: the long ones are the attachments' own, however many frames there are.
+    """
+
+    before: tuple[bytes, ...]
+    after: tuple[bytes, ...]
+    limit: int
+    record: str
+
+    def filled(self, payload: bytes, signature: bytes) -> bytes:
+        """The document. ``payload`` is canonical. Raises FormatError over ``limit``."""
+        data = b"".join((*self.before, payload, b',"signature":', base64(signature), *self.after))
+        if len(data) > self.limit:
+            raise FormatError(f"a {self.record} of {len(data)} bytes, {self.limit} are allowed", record=self.record)
         return data
 
 
-def body(parts: tuple[bytes, bytes, bytes, bytes]) -> bytes:
-    """The head but for its type and braces, of ``Bundle.parts``."""
-    return b'"audience":%s,"context":%s,"fresh":%s,"payload":%s' % parts
+def frame(bundle: Bundle) -> Frame:
+    """Of the whole bundle."""
+    members = bundle.attachments.members
+    audience, context, fresh, _ = bundle.parts()
+    before = (
+        b'{"audience":%s,"context":%s,"endorsements":' % (audience, context),
+        members["endorsements"],
+        b',"evidence":',
+        members["evidence"],
+        b',"fresh":%s,"key":' % fresh,
+        members["key"],
+        b',"payload":',
+    )
+    after = (b',"statement":', members["statement"], b',"type":"tee-agent/bundle/v1"}')
+    return Frame(before, after, MAX_BYTES, "bundle")
 
 
-def signing_input(attachments_digest: bytes, head: bytes) -> bytes:
-    """Of a head as ``body`` gives it, over attachments of this digest (64 bytes)."""
-    return binding.tagged(PURPOSE, attachments_digest, b'{%s,"type":"tee-agent/bundle/v1"}' % head)
+class Series:
+    """Signs bundles that differ in nothing but the payload. What is the same is written once: for signers in a hurry.
+
+    ``draft`` has what is the same; ``framed`` is the form of the documents: ``frame``, or agent.core.compact.frame. A
+    fresh draft's proof is about its own payload, and no other is signed.
+    """
+
+    def __init__(
+        self, draft: Bundle, sign: Callable[[bytes], bytes], framed: Callable[[Bundle], Frame] = frame
+    ) -> None:
+        self._only = draft.payload if draft.fresh else None
+        self._sign = sign
+        self._frame = framed(draft)
+        self._tagged = binding.tagged(PURPOSE, draft.attachments.digest)
+        self._before = b'{"audience":%s,"context":%s,"fresh":%s,"payload":' % draft.parts()[:3]
+
+    def signed(self, payload: Payload) -> bytes:
+        """The document, as ``encode`` would give it. Raises FormatError over its limit, or for another payload than
+        a fresh draft's."""
+        if self._only not in (None, payload):
+            raise FormatError("a fresh proof is about one payload", record="bundle")
+        middle = payload.canonical()
+        head = binding.field(b'%s%s,"type":"tee-agent/bundle/v1"}' % (self._before, middle))
+        return self._frame.filled(middle, self._sign(self._tagged + head))
 
 
 def decode(data: bytes) -> Bundle:

@@ -48,7 +48,8 @@ class Payload:
     @classmethod
     def of(cls, *parts: bytes) -> Payload:
         """The payload that ``parts`` make together."""
-        return cls.of_chunks(parts)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        return cls(hashlib.sha512(data).digest(), len(data))
 
     @classmethod
     def of_chunks(cls, chunks: Iterable[bytes]) -> Payload:

@@ -6,12 +6,11 @@ attachments make the bundle again, byte for byte, and its signature is the same:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.core import canonical
-from agent.core.bundle import TEXT_BYTES, Bundle, body, signing_input
-from agent.core.bundle_parts import Attachments, Fresh, Payload, base64, read_fresh, read_payload
+from agent.core.bundle import TEXT_BYTES, Bundle, Frame
+from agent.core.bundle_parts import Attachments, Fresh, Payload, read_fresh, read_payload
 from agent.core.errors import BindingMismatch, FormatError, UnsupportedVersion
 
 TYPE = "tee-agent/compact/v1"
@@ -38,44 +37,14 @@ class Compact:
 def encode(bundle: Bundle) -> bytes:
     """The compact form of a signed bundle. Raises FormatError without a signature or over MAX_BYTES."""
     bundle.require_signature()
-    return _document(bundle.attachments.digest, body(bundle.parts()), bundle.signature)
+    return frame(bundle).filled(bundle.payload.canonical(), bundle.signature)
 
 
-def signed(draft: Bundle, sign: Callable[[bytes], bytes]) -> bytes:
-    """``encode(draft.signed(sign(draft.signing_input())))``, the members written once: for signers in a hurry."""
-    digest, head = draft.attachments.digest, body(draft.parts())
-    return _document(digest, head, sign(signing_input(digest, head)))
-
-
-class Series:
-    """Compact bundles that differ in nothing but the payload, as fast as they can be signed.
-
-    ``draft`` has what is the same: context, audience, attachments. Raises FormatError for a fresh one: its proof is
-    about one payload.
-    """
-
-    def __init__(self, draft: Bundle, sign: Callable[[bytes], bytes]) -> None:
-        if draft.fresh:
-            raise FormatError("a fresh proof is about one payload", record="compact bundle")
-        self._digest, self._sign = draft.attachments.digest, sign
-        audience, context, fresh, _ = draft.parts()
-        self._before = b'"audience":%s,"context":%s,"fresh":%s,"payload":' % (audience, context, fresh)
-
-    def signed(self, payload: Payload) -> bytes:
-        """``encode`` of the draft with this payload, signed."""
-        head = self._before + payload.canonical()
-        return _document(self._digest, head, self._sign(signing_input(self._digest, head)))
-
-
-def _document(digest: bytes, head: bytes, signature: bytes) -> bytes:
-    data = b'{"attachments":"%s",%s,"signature":%s,"type":"tee-agent/compact/v1"}' % (
-        digest.hex().encode("ascii"),
-        head,
-        base64(signature),
-    )
-    if len(data) > MAX_BYTES:
-        raise FormatError(f"a compact bundle of {len(data)} bytes, {MAX_BYTES} are allowed", record="compact bundle")
-    return data
+def frame(bundle: Bundle) -> Frame:
+    """Of the compact form, for agent.core.bundle.Series."""
+    digest = bundle.attachments.digest.hex().encode("ascii")
+    before = b'{"attachments":"%s","audience":%s,"context":%s,"fresh":%s,"payload":' % (digest, *bundle.parts()[:3])
+    return Frame((before,), (b',"type":"tee-agent/compact/v1"}',), MAX_BYTES, "compact bundle")
 
 
 def decode(data: bytes) -> Compact:

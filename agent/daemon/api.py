@@ -104,10 +104,21 @@ class Api:
             media_type = accepted(call.request, *BUNDLES)
             payload = await payloads.payload(call.request)
             key = await self.ring.current()
-            draft = Bundle(payload, context, audience, key.attachments)
-            bundle = self.named.means.bundle(draft, key.private.sign, media_type)
-            self.reports.signed(call.peer.caller, key.attachments.key_sha256.hex())
-            return as_bytes(bundle, media_type)
+            draft = Bundle(NOTHING, context, audience, key.attachments)
+            make = self.named.means.maker(draft, key.private.sign, media_type)
+            signed = partial(self.reports.signed, call.peer.caller, key.attachments.key_sha256.hex())
+
+            def again(data: bytes) -> bytes | None:
+                if not self.ring.is_current(key):
+                    return None
+                made = make(Payload.of(data))
+                signed()
+                return made
+
+            response = as_bytes(make(payload), media_type)
+            signed()
+            response.again = None if payloads.is_digest(call.request) else again
+            return response
 
         return Wish("sign", use="bundle", format="bundle", context=context, audience=audience), act
 

@@ -17,7 +17,7 @@ LEAF_OVERHEAD = 512
 
 Sign = Callable[[bytes], bytes]
 Form = Callable[[Bundle, Sign], bytes]
-"""Makes the answer out of a draft: ``whole``, or agent.core.compact.signed."""
+"""Makes the answer out of a draft: ``whole``, or what agent.daemon.formats.Means makes."""
 
 
 class Signing(Protocol):

@@ -10,13 +10,12 @@ import asyncio
 import logging
 import math
 import select
-from collections.abc import Callable
-from contextvars import Context, copy_context
-from typing import Any, Protocol
+from typing import Protocol
 
 from agent.core.errors import FormatError
 from agent.daemon.admission import Guest
 from agent.daemon.dispatch import HEADERS, Dispatch
+from agent.daemon.turn import Repeat, Turn
 from agent.daemon.web import Body, Request, Response
 from agent.daemon.webread import Reader, refused
 
@@ -48,28 +47,6 @@ class Owner(Protocol):
     def reads_on(self, connection: Connection) -> None: ...
 
 
-class Turn(asyncio.Future[None]):
-    """A future that wakes its one waiter at once. A round of the event loop costs as much as a tenth of a signature."""
-
-    _waiter: Callable[[Any], object] | None = None
-    _context: Context | None = None
-
-    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
-        self._waiter, self._context = fn, context
-
-    def come(self) -> None:
-        """Now. The waiter goes on in its own task, which may be done when this returns."""
-        self.set_result(None)
-        if self._waiter:
-            (copy_context() if self._context is None else self._context).run(self._waiter, self)
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled and self._waiter:
-            self.get_loop().call_soon(self._waiter, self, context=self._context)
-        return cancelled
-
-
 class Connection(asyncio.BufferedProtocol):
     """One guest's connection."""
 
@@ -85,6 +62,7 @@ class Connection(asyncio.BufferedProtocol):
         self._request: Request | None = None
         self._turn: Turn | None = None
         self._task: asyncio.Task[None] | None = None
+        self._repeat: Repeat | None = None
         self._ended = False
         """The client says no more."""
         self._last = False
@@ -183,9 +161,21 @@ class Connection(asyncio.BufferedProtocol):
         return self._guest.peer.caller.uid
 
     def turn(self) -> None:
-        """Answer the request that is there, if it still is."""
-        if self._turn and not self._turn.done():
+        """Answer the request that is there, if it still is: as the one before it where that goes, else in its task."""
+        if not (self._turn and self._request) or self._turn.done():
+            return
+        data = self._repeat.answer(self._request) if self._repeat and not self._last else None
+        if data is None:
             self._turn.come()
+        else:
+            self._request = None
+            self._out(data)
+
+    def _out(self, data: bytes) -> None:
+        """An answer, and on to the next request."""
+        self._transport.write(data)
+        if not self._unread:
+            self._next()
 
     def _take_body(self, request: Request) -> None:
         if request.body.complete:
@@ -228,11 +218,13 @@ class Connection(asyncio.BufferedProtocol):
         whole = request.body.complete
         last = self._last or response.close or not (request.head.keep_alive and whole)
         self._request = None
-        self._transport.write(response.encode(keep_alive=not last, head_only=request.method == "HEAD"))
+        self._repeat = Repeat(request.head, response, response.again) if response.again and not last else None
+        data = response.encode(keep_alive=not last, head_only=request.method == "HEAD")
         if last:
+            self._transport.write(data)
             self._end(abruptly=not whole)
-        elif not self._unread:
-            self._next()
+        else:
+            self._out(data)
 
     def _next(self) -> None:
         """An answer is out: what came behind its request has its turn after other connections."""

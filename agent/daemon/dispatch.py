@@ -18,7 +18,7 @@ from agent.core.errors import Denied, TeeAgentError, UsageError
 from agent.daemon import problem
 from agent.daemon.guard import OnDenied
 from agent.daemon.peers import Caller, Peer
-from agent.daemon.web import Request, Response
+from agent.daemon.web import Again, Request, Response
 
 HEADERS = {"Server": "tee-agent", "Cache-Control": "no-store"}
 
@@ -46,6 +46,11 @@ class Policy(Protocol):
     def require(self, peer: Peer, wish: Wish) -> Decision: ...
 
     def decide(self, caller: Caller, wish: Wish) -> Decision: ...
+
+    @property
+    def rules(self) -> object:
+        """The same object as long as the same rules are in force."""
+        ...
 
 
 class Tally(Protocol):
@@ -99,8 +104,11 @@ class Dispatch:
                 )
             handler, name = self._find(request)
             wish, act = await handler(Call(request, peer, name))
+            rules = self._policy.rules
             response = await act(self._policy.require(peer, wish))
             self._tally.on_answered(wish.operation)
+            if response.again:
+                response.again = self._guarded(response.again, peer, wish, rules)
             return response
         except TeeAgentError as error:
             self._tally.on_refused(error)
@@ -108,6 +116,22 @@ class Dispatch:
             if isinstance(error, Denied):
                 response.close = True
             return response
+
+    def _guarded(self, again: Again, peer: Peer, wish: Wish, rules: object) -> Again:
+        """``again`` for as long as the decision stands: the same wish, rules and process."""
+
+        def guarded(body: bytes) -> bytes | None:
+            if self._policy.rules is not rules or not peer.alive():
+                return None
+            try:
+                made = again(body)
+            except TeeAgentError:
+                return None
+            if made is not None:
+                self._tally.on_answered(wish.operation)
+            return made
+
+        return guarded
 
     def _report(self, request: Request, peer: Peer) -> None:
         """What was asked is not read, but told: a path that there is none of counts as a look at the status."""

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from agent.core import compact, cose, eat, jws, sshsig
-from agent.core.bundle import Bundle, Payload
+from agent.core.bundle import Bundle, Payload, Series
 from agent.core.bundle_parts import base64
 from agent.core.errors import UsageError
 from agent.core.sshwire import PublicKey
@@ -67,18 +67,27 @@ class Means:
         memory = Memory()
         return cls(memory, Bulk(memory), Kept(current))
 
-    def bundle(self, draft: Bundle, sign: Sign, media_type: str, whose: str = AGENT) -> bytes:
-        """The draft in one of the forms of BUNDLES, signed by the key that is called ``whose``."""
+    def maker(self, draft: Bundle, sign: Sign, media_type: str, whose: str = AGENT) -> Callable[[Payload], bytes]:
+        """Makes bundles like the draft in one of the forms of BUNDLES, signed by the key that is called ``whose``."""
         if media_type == BUNDLE_TYPE:
-            return draft.issued(sign)
-        self.kept.keep(draft.attachments, whose)
-        return compact.signed(draft, sign)
+            return Series(draft, sign).signed
+        signed, keep = Series(draft, sign, compact.frame).signed, self.kept.keep
+
+        def made(payload: Payload) -> bytes:
+            keep(draft.attachments, whose)
+            return signed(payload)
+
+        return made
+
+    def bundle(self, draft: Bundle, sign: Sign, media_type: str, whose: str = AGENT) -> bytes:
+        """The draft itself."""
+        return self.maker(draft, sign, media_type, whose)(draft.payload)
 
     def bundles(self, draft: Bundle, sign: Sign, count: Count, whose: str = AGENT) -> Press[Payload]:
         """For a batch: the draft's context, audience and attachments go with every payload."""
         self.kept.keep(draft.attachments, whose)
         return Press(
-            compact.Series(draft, sign).signed,
+            Series(draft, sign, compact.frame).signed,
             count,
             b'"attachments":"%s",' % draft.attachments.digest.hex().encode("ascii"),
         )
@@ -88,7 +97,8 @@ class Means:
 class Order:
     """A request to sign with ``key``; ``current`` gives the same key with evidence in force, ``now`` the time.
 
-    ``uid`` is the caller's; ``signed`` is told of each key and how many signatures it made.
+    ``uid`` is the caller's; ``signed`` is told of each key and how many signatures it made; ``same`` says whether the
+    request would find just this key now, its evidence in force.
     """
 
     request: Request
@@ -96,6 +106,7 @@ class Order:
     key: NamedKey
     options: Mapping[str, str]
     current: Callable[[NamedKey], Awaitable[NamedKey]]
+    same: Callable[[NamedKey], bool]
     now: Callable[[], datetime]
     signed: Callable[[NamedKey, int], None]
     means: Means
@@ -143,12 +154,13 @@ async def _bundle(order: Order) -> Response:
     media_type = order.takes(*BUNDLES)
     payload = await payloads.payload(order.request)
     key = await order.current(order.key)
-    made = order.means.bundle(_draft(order, key, payload), key.sign, media_type, whose(key))
-    return _answer(order, key, made, media_type)
+    make = order.means.maker(_draft(order, key), key.sign, media_type, whose(key))
+    again = None if payloads.is_digest(order.request) else lambda data: make(Payload.of(data))
+    return _answer(order, key, make(payload), media_type, again)
 
 
-def _draft(order: Order, key: NamedKey, payload: Payload) -> Bundle:
-    return Bundle(payload, order.option("context"), order.option("audience"), key.attachments)
+def _draft(order: Order, key: NamedKey) -> Bundle:
+    return Bundle(NOTHING, order.option("context"), order.option("audience"), key.attachments)
 
 
 async def _raw(order: Order) -> Response:
@@ -156,12 +168,8 @@ async def _raw(order: Order) -> Response:
     if order.key.algorithm.hash:
         digest = await payloads.hashed(order.request, order.key.algorithm)
         key = await order.current(order.key)
-        made = _raw_maker(order, key)(digest)
-    else:
-        async with order.means.memory.whole(order.request, order.uid) as data:
-            key = await order.current(order.key)
-            made = _raw_maker(order, key)(data)
-    return _answer(order, key, made, media_type)
+        return _answer(order, key, _raw_maker(order, key)(digest), media_type)
+    return await _whole(order, media_type, _raw_maker)
 
 
 def _raw_maker(_: Order, key: NamedKey) -> Make:
@@ -180,8 +188,9 @@ async def _whole(order: Order, media_type: str, maker: Callable[[Order, NamedKey
     order.takes(media_type)
     async with order.means.memory.whole(order.request, order.uid) as payload:
         key = await order.current(order.key)
-        made = maker(order, key)(payload)
-    return _answer(order, key, made, media_type)
+        make = maker(order, key)
+        made = make(payload)
+    return _answer(order, key, made, media_type, make)
 
 
 def _jws_maker(order: Order, key: NamedKey) -> Make:
@@ -230,9 +239,22 @@ def whose(key: NamedKey) -> str:
     return f"{key.namespace}/{key.name}"
 
 
-def _answer(order: Order, key: NamedKey, data: bytes, media_type: str) -> Response:
+def _answer(order: Order, key: NamedKey, data: bytes, media_type: str, make: Make | None = None) -> Response:
+    """``make``: what more bodies under the same head become."""
     order.signed(key, 1)
-    return as_bytes(data, media_type, **_named(key))
+    response = as_bytes(data, media_type, **_named(key))
+    if make:
+        response.again = partial(_made_again, order, key, make)
+    return response
+
+
+def _made_again(order: Order, key: NamedKey, make: Make, data: bytes) -> bytes | None:
+    """As Response.again."""
+    if len(data) > payloads.MAX_WHOLE or not order.same(key):
+        return None
+    made = make(data)
+    order.signed(key, 1)
+    return made
 
 
 def _named(key: NamedKey) -> dict[str, str]:
@@ -251,7 +273,7 @@ _MAKERS: Mapping[str, Callable[[Order], Awaitable[Response]]] = {
 
 
 def _bundle_press(order: Order, key: NamedKey) -> Press[Payload]:
-    return order.means.bundles(_draft(order, key, NOTHING), key.sign, partial(order.signed, key), whose(key))
+    return order.means.bundles(_draft(order, key), key.sign, partial(order.signed, key), whose(key))
 
 
 def _bytes_press(

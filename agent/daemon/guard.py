@@ -44,7 +44,7 @@ class Guard:
 
     def __init__(self, load: Callable[[], Rules], on_denied: OnDenied = _ignore) -> None:
         self._load = load
-        self._rules = load()
+        self.rules = load()
         self._trouble: ConfigError | None = None
         self._decided: dict[tuple[Who, Wish], Decision] = {}
         self.on_denied = on_denied
@@ -67,21 +67,21 @@ class Guard:
         if found is None:
             if len(self._decided) >= MAX_REMEMBERED:
                 self._decided.clear()
-            found = self._decided[asked] = self._rules.decide(*asked)
+            found = self._decided[asked] = self.rules.decide(*asked)
         return found
 
     def permits(self, caller: Caller) -> bool:
         """True when there may be something that the caller is allowed: the connection is listened to."""
-        return self._rules.admits(who_of(caller))
+        return self.rules.admits(who_of(caller))
 
     def namespace(self, caller: Caller) -> str:
         """Where the caller's own keys are."""
-        return self._rules.namespace(who_of(caller))
+        return self.rules.namespace(who_of(caller))
 
     def reload(self) -> None:
         """Read the policy again. Raises ConfigError, and then the old one stays in force."""
         try:
-            self._rules = self._load()
+            self.rules = self._load()
         except ConfigError as error:
             self._trouble = error
             raise
@@ -92,8 +92,8 @@ class Guard:
     def notes(self) -> tuple[str, ...]:
         """What an admin should mend, for the status."""
         if self._trouble is None:
-            return self._rules.notes
-        return (f"access policy: the old rules stay in force: {self._trouble.message}", *self._rules.notes)
+            return self.rules.notes
+        return (f"access policy: the old rules stay in force: {self._trouble.message}", *self.rules.notes)
 
     def install(self, life: Life) -> None:
         """Inside the running loop: SIGHUP reloads, and the journal has what came of it."""
@@ -106,10 +106,10 @@ class Guard:
             self.reload()
         except ConfigError as error:
             life.log_error("access policy: the old rules stay in force", error)
-            self.on_reload(len(self._rules.rules), error)
+            self.on_reload(len(self.rules.rules), error)
             return
-        self.on_reload(len(self._rules.rules), None)
-        life.log(f"access policy: {len(self._rules.rules)} rules in force")
+        self.on_reload(len(self.rules.rules), None)
+        life.log(f"access policy: {len(self.rules.rules)} rules in force")
         for note in self.notes:
             life.log(note)
 

@@ -166,7 +166,7 @@ class KeyApi:
             if fresh:
                 _require_bundles(key)
                 return await self.fresh.signed(call, NamedHolder(self.keys, key), asked.texts, whose(key))
-            return await formats.fulfil(self._order(call, key, options))
+            return await formats.fulfil(self._order(call, key, asked.generation, options))
 
         return Wish("sign", key=asked.key, use=use, format=form, **texts), act
 
@@ -180,13 +180,17 @@ class KeyApi:
 
         return Wish("keys.list", key=asked.key), act
 
-    def _order(self, call: Call, key: NamedKey, options: dict[str, str]) -> Order:
-        caller = call.peer.caller
+    def _order(self, call: Call, key: NamedKey, generation: int, options: dict[str, str]) -> Order:
+        """``generation`` as it was asked for: 0 for the newest."""
+        caller, keys = call.peer.caller, self.keys
 
         def signed(key: NamedKey, count: int) -> None:
             self.reports.signed(caller, key.attachments.key_sha256.hex(), count, key.use)
 
-        return Order(call.request, caller.uid, key, options, self.keys.current, self.keys.now, signed, self.means)
+        def same(key: NamedKey) -> bool:
+            return keys.find(key.namespace, key.name, generation) is key and key.valid(keys.now())
+
+        return Order(call.request, caller.uid, key, options, keys.current, same, keys.now, signed, self.means)
 
     def _find(self, asked: Asked, namespace: str) -> NamedKey:
         return self.keys.find(asked.namespace or namespace, asked.name, asked.generation)

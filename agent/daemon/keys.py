@@ -185,6 +185,10 @@ class KeyRing:
             raise problem.exception(problem.document(self.trouble))
         raise ServerError("the key has no evidence yet", retry_after=5.0)
 
+    def is_current(self, key: AttestedKey) -> bool:
+        """Whether ``current`` would give just this one, at once."""
+        return self._current is key and self._is_valid()
+
     def _is_valid(self) -> bool:
         return self._current is not None and self._current.valid(datetime.now(UTC))
 

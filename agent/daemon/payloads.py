@@ -23,9 +23,14 @@ _FIELDS = frozenset({"alg", "digest", "size"})
 _DATA, _DIGEST = frozenset({"data"}), frozenset({"digest"})
 
 
+def is_digest(request: Request) -> bool:
+    """Whether the body is a digest that stands for the payload."""
+    return request.content_type == DIGEST_TYPE
+
+
 async def payload(request: Request) -> Payload:
     """For a bundle: SHA-512 and size. Raises as agent.daemon.body."""
-    if request.content_type != DIGEST_TYPE:
+    if not is_digest(request):
         return await body.payload(request)
     return digest_fields(await body.document(request, _FIELDS, {}))
 
@@ -43,7 +48,7 @@ def digest_fields(fields: Reader) -> Payload:
 
 async def hashed(request: Request, algorithm: Algorithm) -> bytes:
     """The digest by the algorithm's own hash: of the body, or as given. For algorithms that have one."""
-    if request.content_type == DIGEST_TYPE:
+    if is_digest(request):
         return _hash_fields(await body.document(request, _FIELDS, {}), algorithm)
     found = _hash_of(algorithm)
     async for chunk in body.chunks(request, body.MAX_PAYLOAD):
@@ -133,7 +138,7 @@ class Whole:
         self._taken = 0
 
     async def __aenter__(self) -> bytes:
-        if self._request.content_type == DIGEST_TYPE:
+        if is_digest(self._request):
             raise _no_digest()
         try:
             return await self._read()

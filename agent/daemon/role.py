@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from agent.core.errors import TeeAgentError
+from agent.daemon.eager import EagerSelector
 from agent.daemon.notify import Notifier, keep_alive, watchdog_seconds
 from agent.daemon.privileges import name_process
 from agent.hardening import harden
@@ -61,7 +62,8 @@ def rehardened() -> None:
 
 def live(life: Life, main: Callable[[Life], Awaitable[None]]) -> int:
     """Run ``main`` until it ends; it should watch ``life.stop``. Returns the exit status."""
-    asyncio.run(_live(life, main))
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(EagerSelector())) as runner:
+        runner.run(_live(life, main))
     return 0
 
 

@@ -83,6 +83,11 @@ class Body:
             self._waiter.set_result(None)
 
     @property
+    def here(self) -> bytes:
+        """What ``take`` would give, left where it is."""
+        return b"".join(self._parts)
+
+    @property
     def ready(self) -> bool:
         """Whether ``take`` has something to say: bytes, the end, or an error."""
         return bool(self._parts) or self.complete or self._error is not None
@@ -171,10 +176,18 @@ class Request:
         return self.head.query
 
 
-class Response:
-    """One answer. With ``close`` it is the last on its connection."""
+Again = Callable[[bytes], bytes | None]
+"""Makes the body of one more answer out of that of a request; None where it can't, and has done nothing."""
 
-    __slots__ = ("body", "close", "content_type", "headers", "status")
+
+class Response:
+    """One answer. With ``close`` it is the last on its connection.
+
+    ``again``, if any, answers further requests of the same head from the same peer, in no time: but for their bodies
+    those answers are the same.
+    """
+
+    __slots__ = ("again", "body", "close", "content_type", "headers", "status")
 
     def __init__(
         self,
@@ -189,17 +202,25 @@ class Response:
         self.content_type = content_type
         self.headers = dict(headers) if headers else {}
         self.close = False
+        self.again: Again | None = None
 
     def encode(self, *, keep_alive: bool, head_only: bool = False) -> bytes:
         """As it goes over the wire."""
+        head = self._head(int(time.time()), len(self.body), keep_alive=keep_alive)
+        return head if head_only else head + self.body
+
+    def _head(self, second: int, size: int, *, keep_alive: bool = True) -> bytes:
         more = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         if not keep_alive:
             more += "Connection: close\r\n"
-        head = (
-            f"{_first_lines(self.status, self.content_type)}Date: {_date(int(time.time()))}\r\n{more}"
-            f"Content-Length: {len(self.body)}\r\n\r\n"
+        return (
+            f"{_first_lines(self.status, self.content_type)}Date: {_date(second)}\r\n{more}"
+            f"Content-Length: {size}\r\n\r\n"
         ).encode("ascii")
-        return head if head_only else head + self.body
+
+    def heads(self) -> Callable[[int, int], bytes]:
+        """Gives the head of an answer like this one by the second of the calendar and the size of its body."""
+        return lru_cache(maxsize=2)(self._head)
 
 
 @lru_cache(maxsize=64)

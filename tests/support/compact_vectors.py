@@ -12,7 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.core import attachdoc, bundle, canonical, compact
-from agent.core.bundle import Bundle, Payload
+from agent.core.bundle import Bundle, Payload, Series
 from agent.daemon import payloads
 from tests.support.bundle_vectors import FOLDER, NAMES, SEED
 
@@ -59,7 +59,7 @@ def request() -> dict[str, Any]:
 def answer(of: str, asked: dict[str, Any]) -> dict[str, Any]:
     attachments = published(of).attachments
     key = Ed25519PrivateKey.from_private_bytes(SEED)
-    series = compact.Series(Bundle(Payload.of(), CONTEXT, AUDIENCE, attachments), key.sign)
+    series = Series(Bundle(Payload.of(), CONTEXT, AUDIENCE, attachments), key.sign, compact.frame)
     made = [json.loads(series.signed(payloads.of_item(item))) for item in asked["payloads"]]
     return {"attachments": attachments.digest.hex(), "signatures": made}
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core import attachdoc, bundle, canonical, compact, keydoc
-from agent.core.bundle import Bundle, Fresh, Payload
+from agent.core.bundle import Bundle, Fresh, Payload, Series
 from agent.core.compact import Compact
 from agent.core.errors import BindingMismatch, FormatError, Oversized, UnsupportedVersion
 from tests.support.mutations import cuts, flips
@@ -76,16 +76,16 @@ def test_signed_in_one_go_is_the_same(made: Bundle) -> None:
         asked.append(data)
         return made.signature
 
-    assert compact.signed(replace(made, signature=b""), sign) == compact.encode(made)
+    assert Series(replace(made, signature=b""), sign, compact.frame).signed(made.payload) == compact.encode(made)
     assert asked == [made.signing_input()]
 
 
 def test_a_series_is_the_same_one_by_one() -> None:
-    series = compact.Series(replace(PLAIN, signature=b""), lambda _: PLAIN.signature)
+    series = Series(replace(PLAIN, signature=b""), lambda _: PLAIN.signature, compact.frame)
     for payload in (PLAIN.payload, Payload.of(b"another one")):
         assert series.signed(payload) == compact.encode(replace(PLAIN, payload=payload))
     with pytest.raises(FormatError, match="fresh"):
-        compact.Series(PROVEN, lambda _: PLAIN.signature)
+        Series(PROVEN, lambda _: PROVEN.signature).signed(Payload.of(b"another one"))
 
 
 def test_a_draft_has_no_compact_form() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from agent.core.errors import Denied
 from agent.daemon import admission, body, connection, front
-from agent.daemon.connection import Turn
 from agent.daemon.dispatch import Call, Routes, as_bytes
 from agent.daemon.front import Front
+from agent.daemon.turn import Turn
 from agent.daemon.web import HIGH_WATER, Response
 from tests.support.doors import dial, handler, rest, serving, talk
 
