@@ -49,13 +49,17 @@ def serving(
     routes: Routes,
     client: Callable[[Path], None],
     after: Callable[[Front], Awaitable[None]] | None = None,
+    guard: Guard | None = None,
 ) -> Front:
-    """``client`` in a thread, the front door in this one; ``after`` it, and before the door is drained."""
+    """``client`` in a thread, the front door in this one; ``after`` it, and before the door is drained.
+
+    ``guard`` decides; by default this user may do everything.
+    """
     door = Front(Allowed(uids=frozenset({os.getuid()})))
 
     async def main() -> None:
         listener = sockets.listen(folder, "door")
-        task = asyncio.create_task(door.run(listener.sock, Dispatch(routes, everything())))
+        task = asyncio.create_task(door.run(listener.sock, Dispatch(routes, guard or everything())))
         try:
             await asyncio.to_thread(client, listener.path)
             if after:
