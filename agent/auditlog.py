@@ -18,7 +18,8 @@ from typing import BinaryIO
 from agent.core.audit import MAX_LINE, SEVERITIES, Chain, Head, Points, Record, broken, read
 from agent.core.canonical import MAX_INTEGER, shown
 from agent.core.errors import TeeAgentError, UsageError, VerificationError
-from agent.daemon.auditdisk import CURRENT, READ, full_files
+from agent.daemon.auditdisk import CURRENT, full_files
+from agent.daemon.files import READ
 
 PAUSE_SECONDS = 0.05
 PATIENCE = 40

@@ -21,7 +21,7 @@ from typing import Any
 from agent.core.access import Decision, Wish
 from agent.core.auditconfig import AuditConfig
 from agent.core.canonical import rfc3339
-from agent.core.errors import Conflict, ServerError, TeeAgentError
+from agent.core.errors import ServerError, TeeAgentError
 from agent.core.statement import AuditHead
 from agent.daemon import auditdraft, problem
 from agent.daemon.auditcount import Counts, Flood, Hour
@@ -147,14 +147,15 @@ class Audit:
             if self._lost:
                 lost = self._lost
                 self._put([Draft(self._now(), "log.lost", "alert", fields={"events": lost})])
-                self._lost -= lost
+                with self._queueing:
+                    self._lost -= lost
             while waiting := tuple(self._pending)[:MAX_BATCH]:
                 for _ in range(self._put(waiting)):
                     self._pending.popleft()
             if sync and self._unsynced:
                 self._file.sync()
                 self._unsynced = False
-        except (OSError, Conflict) as error:
+        except (OSError, TeeAgentError) as error:
             self._trouble = _unwritable(self.folder, error)
             self._wake()
             return
@@ -175,8 +176,11 @@ class Audit:
             with self._queueing:
                 for record in records:
                     self._hour.add(record.time, record.severity)
+        # Each try to recover finds the same again.
+        told = {(draft.kind, *draft.fields.items()) for draft in self._pending}
         for note in reversed(notes):
-            self._queue(note, first=True)
+            if (note.kind, *note.fields.items()) not in told:
+                self._queue(note, first=True)
 
     def flush(self) -> None:
         """Write and fsync what is pending and what was counted; with ``trouble``, counting goes on."""
@@ -283,8 +287,8 @@ class Audit:
         }
 
 
-def _unwritable(folder: Path, error: OSError | Conflict) -> ServerError:
-    said = error.message if isinstance(error, Conflict) else error.strerror
+def _unwritable(folder: Path, error: OSError | TeeAgentError) -> ServerError:
+    said = error.message if isinstance(error, TeeAgentError) else error.strerror or str(error)
     return ServerError(
         f"the audit log in {folder} can't be written: {said}",
         hint="signing goes on; keys can't be changed until it can: free space, or mend the folder",

@@ -1,10 +1,10 @@
-"""Steps on the audit log's folder: bounded reading, whole writing, and names for what is moved aside."""
+"""Steps on the audit log's folder: its files, the end of one, and names for what is moved aside."""
 
 from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+import stat
 from itertools import count
 from pathlib import Path
 
@@ -14,22 +14,8 @@ from agent.core.errors import TeeAgentError
 
 CURRENT, NEW, LOCK = "audit.jsonl", "audit.jsonl.new", "audit.lock"
 FULL = re.compile(r"audit-([0-9]{16})\.jsonl", re.ASCII)
-MODE = 0o600
-"""The signer's group is the one that may sign; it reads no log."""
 FOLDER_MODE = 0o750
-READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 APPEND = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-LOCKING = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-def prepare(folder: Path, uid: int, gid: int) -> None:
-    """As root, before the signer becomes its user: the folder, where it is missing. Raises nothing: who opens it
-    will see."""
-    with suppress(OSError):
-        folder.mkdir(mode=FOLDER_MODE)
-        os.chown(folder, uid, gid)
-        folder.chmod(FOLDER_MODE)
 
 
 def full_files(folder: Path) -> list[Path]:
@@ -37,35 +23,12 @@ def full_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if FULL.fullmatch(path.name))
 
 
-def write(fd: int, data: bytes) -> None:
-    """All of it. Raises OSError, and then a part may be written."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """A file with this content, on the disk; its name is the folder's to sync. Raises OSError."""
-    fd = os.open(path, _CREATE, MODE)
-    try:
-        write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Names in the folder are on the disk. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def read_tail(fd: int) -> tuple[Tail, int]:
-    """The end of an open file, and its size. Raises OSError."""
-    size = os.fstat(fd).st_size
+    """The end of an open file, and its size; of what is no file, nothing. Raises OSError."""
+    said = os.fstat(fd)
+    if not stat.S_ISREG(said.st_mode):
+        return tail(b"", whole=True), 0
+    size = said.st_size
     start = max(0, size - WINDOW)
     return tail(os.pread(fd, WINDOW, start), whole=start == 0), size
 

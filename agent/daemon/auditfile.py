@@ -7,7 +7,6 @@ to ``audit-torn-<seq>-<n>.bin`` before it is cut off. Everything here raises OSE
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -16,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from agent.core import audit
-from agent.core.audittail import Tail
+from agent.core.audittail import WINDOW, Tail
 from agent.core.canonical import rfc3339
-from agent.core.errors import Conflict
-from agent.daemon import auditdisk
+from agent.core.errors import TeeAgentError
+from agent.daemon import auditdisk, files
 from agent.daemon.auditdisk import CURRENT, LOCK, NEW
 from agent.daemon.auditdraft import Draft
+from agent.daemon.files import FolderLock
 
 MAX_WRITE = 65_536
 """Bytes of one write at the most: a fraction of the window that recovery looks at."""
+MAX_TORN = 8
+"""Files of torn ends that are told at a start; a kill makes one."""
 
 
 class LogFile:
@@ -35,26 +37,15 @@ class LogFile:
     ) -> None:
         self._folder, self._max, self._keep = folder, max_bytes, keep_files
         self._boot_id, self._now = boot_id, now
-        self._lock = self._fd = -1
+        self._lock = FolderLock(folder / LOCK, "writes this audit log", "[audit] folder")
+        self._fd = -1
         self._size = self._first = 0
         self._next = b""
         self.place = (-1, audit.START)
 
     def lock(self) -> None:
         """Held until release. Raises Conflict when another process writes this log."""
-        if self._lock >= 0:
-            return
-        lock = os.open(self._folder / LOCK, auditdisk.LOCKING, auditdisk.MODE)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise Conflict(
-                f"{self._folder}: another process writes this audit log",
-                hint="stop the other daemon, or give it another [audit] folder",
-                code="conflict.running",
-            ) from error
-        self._lock = lock
+        self._lock.take()
 
     @property
     def seq(self) -> int:
@@ -91,7 +82,7 @@ class LogFile:
             os.close(fd)
         name = auditdisk.free(self._folder, "audit-damaged", "jsonl")
         path.rename(name)
-        auditdisk.sync_folder(self._folder)
+        files.sync_folder(self._folder)
         return (), [*self._continue(), self._note("log.damaged", "alert", file=name.name)]
 
     def _note(self, kind: str, severity: str, **fields: Any) -> Draft:
@@ -102,7 +93,7 @@ class LogFile:
         notes: list[Draft] = []
         self.place, reason = (-1, audit.START), "first"
         for path in reversed(auditdisk.full_files(self._folder)):
-            fd = os.open(path, auditdisk.READ)
+            fd = os.open(path, files.READ)
             try:
                 found, _ = auditdisk.read_tail(fd)
             finally:
@@ -120,18 +111,21 @@ class LogFile:
         """Cut off what is torn, once it is kept. What a kill kept from being told is told now."""
         stem = f"audit-torn-{found.last.seq if found.last else 0:016d}"
         if found.torn:
-            auditdisk.write_new(auditdisk.free(self._folder, stem, "bin"), found.torn)
-            auditdisk.sync_folder(self._folder)
+            files.write_new(auditdisk.free(self._folder, stem, "bin"), found.torn)
+            files.sync_folder(self._folder)
             os.ftruncate(fd, size - len(found.torn))
             os.fsync(fd)
         # The record about it comes next in the chain: as long as the number is still the last one's, it is missing.
-        notes = [self._torn(path) for path in sorted(self._folder.glob(f"{stem}-*.bin"))]
+        notes = [self._torn(path) for path in sorted(self._folder.glob(f"{stem}-*.bin"))[:MAX_TORN]]
         if found.damage:
             notes.append(self._note("log.damaged", "alert", damage=found.damage))
         return notes
 
     def _torn(self, path: Path) -> Draft:
-        data = path.read_bytes()
+        try:
+            data = files.read(path, WINDOW)
+        except (OSError, TeeAgentError):  # none that was made here
+            return self._note("log.damaged", "alert", file=path.name)
         severity = "alert" if b"\n" in data else "warning"
         sha256 = hashlib.sha256(data).hexdigest()
         return self._note("log.torn", severity, file=path.name, bytes=len(data), sha256=sha256)
@@ -170,7 +164,7 @@ class LogFile:
 
     def _append(self, data: bytes) -> None:
         try:
-            auditdisk.write(self._fd, data)
+            files.write(self._fd, data)
         except OSError:
             # A full disk takes a part: what was written of it must not stay.
             try:
@@ -194,6 +188,8 @@ class LogFile:
             os.fsync(self._fd)
             self._prepare("rotated")
             (self._folder / CURRENT).rename(self._folder / f"audit-{self._first:016d}.jsonl")
+            # Were only the next name on the disk after a loss of power, a whole file would be gone.
+            files.sync_folder(self._folder)
             self._install()
         except OSError:
             self.close()
@@ -206,11 +202,11 @@ class LogFile:
         self._next = self._line(
             self._note(audit.FILE, "info", format=audit.TYPE, reason=reason), self.seq + 1, self.head
         )
-        auditdisk.write_new(self._folder / NEW, self._next + b"\n")
+        files.write_new(self._folder / NEW, self._next + b"\n")
 
     def _install(self) -> None:
         (self._folder / NEW).rename(self._folder / CURRENT)
-        auditdisk.sync_folder(self._folder)
+        files.sync_folder(self._folder)
         self.close()
         self._fd = os.open(self._folder / CURRENT, auditdisk.APPEND)
         self.place = (self.seq + 1, audit.digest(self._next))
@@ -225,6 +221,4 @@ class LogFile:
     def release(self) -> None:
         """The lock as well: for a process that goes on living."""
         self.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core import audit
 from agent.core.errors import TeeAgentError
 from agent.core.statement import AuditHead
-from agent.daemon.auditdisk import CURRENT, READ, full_files
+from agent.daemon.auditdisk import CURRENT, full_files
+from agent.daemon.files import READ
 
 CHANGED, OPENED = "keys.changed", "keys.opened"
 """Kinds of records that have a serial."""
@@ -35,13 +37,12 @@ class History:
     def doubts(self, serial: int, head: AuditHead | None) -> list[str]:
         """What speaks against a folder of this serial, whose index says that the log stood at ``head``. Blocks.
 
-        Nothing where the log can't be read.
+        What can't be read speaks against nothing.
         """
         found: list[str] = []
-        try:
-            newest, now = newest_serial(self.folder), self.anchor()
-        except OSError:
-            return found
+        newest, now = None, self.anchor()
+        with suppress(OSError):
+            newest = newest_serial(self.folder)
         if newest is not None and newest > serial:
             found.append(
                 f"the keys were put back: the audit log knows change {newest}, the folder of keys {serial};"

@@ -10,7 +10,7 @@ from functools import partial
 
 from agent import rulefiles
 from agent.core.config import Config
-from agent.daemon import auditdisk, keydisk, openapi, privileges, sockets, verifier
+from agent.daemon import auditdisk, files, keydisk, openapi, privileges, sockets, verifier
 from agent.daemon.assembly import Early, Signer
 from agent.daemon.completing import completer
 from agent.daemon.guard import Guard
@@ -41,9 +41,9 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
     listener, ssh = sockets.listen_with(folder, SOCKETS[SIGNER], SSH, wanted=wanted)
     description = Description(openapi.load())
     _more_descriptors()
-    auditdisk.prepare(config.audit.folder, user.uid, user.gid)
+    files.prepare(config.audit.folder, user.uid, user.gid, auditdisk.FOLDER_MODE)
     if config.sealing.root != "none":
-        keydisk.prepare(config.daemon.keys_folder, user.uid, user.gid)
+        files.prepare(config.daemon.keys_folder, user.uid, user.gid, keydisk.FOLDER_MODE)
     if os.geteuid() == 0:
         privileges.leave_network()
     privileges.become(user)

@@ -71,6 +71,17 @@ def after_a_crash(path: Path, place: Path) -> Contents:
     return fresh(place)
 
 
+def key_file(path: Path, name: str) -> Path:
+    """The one file of uid-1's key."""
+    (found,) = path.glob(f"uid-1@{name}@*.key")
+    return found
+
+
+def names(path: Path) -> list[str]:
+    """What each file is, without its id."""
+    return sorted(one.name.rpartition("@")[0] or one.name for one in path.iterdir())
+
+
 def spkis(contents: Contents) -> dict[str, list[bytes]]:
     return {f"{one.stored.namespace}/{one.stored.name}": public(one) for one in contents.keys}
 

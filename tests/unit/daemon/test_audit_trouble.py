@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.audit import START, record
+from agent.core.auditconfig import AuditConfig
+from agent.core.canonical import MAX_INTEGER
 from agent.core.errors import ServerError, VerificationError
-from agent.daemon import audit, auditdisk
+from agent.daemon import audit, auditfile, files
 from agent.daemon.audit import Audit
-from tests.support.auditlogs import CALLER, opened, told, verify
+from tests.support.auditlogs import BOOT, CALLER, SMALL, opened, told, verify
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 BIG = 1 << 20
@@ -90,7 +93,7 @@ def test_a_link_in_the_log_s_place_is_not_followed(tmp_path: Path) -> None:
 
 def test_files_are_nobody_else_s_to_read(tmp_path: Path, log: Audit) -> None:
     log.close()
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {auditdisk.MODE}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {files.MODE}
 
 
 def test_a_file_without_any_record_is_kept_aside(tmp_path: Path) -> None:
@@ -113,3 +116,124 @@ def test_damage_further_up_is_told_at_the_next_start_and_found_by_verify(tmp_pat
     with pytest.raises(VerificationError, match=r"audit.jsonl', line 5: record 4 does not name the line before it"):
         verify(tmp_path)
     assert again.summary()["last_hour"]["alert"] == 1
+
+
+def test_what_recovery_found_is_told_once_however_often_the_disk_fails(
+    tmp_path: Path, log: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.event("key.created", severity="notice", key="n/0")
+    log.close()
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"n/0", b"n/7") + b"torn")
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        again = Audit(AuditConfig(tmp_path, BIG, 9), BOOT)
+        again.open("1.0")
+        patch.setattr(os, "fsync", fail)
+        for _ in range(5):
+            again.event("key.ended", severity="info")
+            again.flush()
+        waiting = again.summary()["waiting"]
+        patch.setattr(audit, "TICK_SECONDS", 0.0)
+        for _ in range(20):
+            again.flush()
+        assert again.trouble is not None
+        assert again.summary()["waiting"] == waiting
+    again.close()
+
+
+def test_a_number_that_no_record_can_follow_is_trouble_and_no_crash(tmp_path: Path) -> None:
+    """Whoever has the disk may write a last record with the largest number that there is."""
+    line = record(
+        START,
+        {
+            "seq": MAX_INTEGER,
+            "time": "2026-11-22T12:00:00Z",
+            "boot_id": BOOT,
+            "kind": "key.ended",
+            "severity": "info",
+            "caller": None,
+            "fields": {},
+        },
+    )
+    (tmp_path / "audit.jsonl").write_bytes(line + b"\n")
+    log = opened(tmp_path, BIG)
+    log.event("key.ended", severity="info")
+    assert log.trouble is not None
+    assert "can't be written" in log.trouble.message
+    with pytest.raises(ServerError):
+        log.require_writable()
+    log.close()
+
+
+@pytest.mark.parametrize("what", ["fifo", "link", "large", "folder"])
+def test_what_only_has_the_name_of_a_torn_end_is_told_and_not_read(tmp_path: Path, log: Audit, what: str) -> None:
+    seq = log.summary()["seq"]
+    log.close()
+    path = tmp_path / f"audit-torn-{seq:016d}-1.bin"
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "link":
+        path.symlink_to("/dev/zero")
+    elif what == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    again = opened(tmp_path, BIG)
+    again.close()
+    assert again.trouble is None
+    assert ("log.damaged", {"file": path.name}) in told(tmp_path)
+
+
+def test_a_flood_of_torn_ends_is_told_in_part(tmp_path: Path, log: Audit) -> None:
+    seq = log.summary()["seq"]
+    log.close()
+    for number in range(50):
+        (tmp_path / f"audit-torn-{seq:016d}-{number}.bin").write_bytes(b"x")
+    opened(tmp_path, BIG).close()
+    assert [kind for kind, _ in told(tmp_path)].count("log.torn") == auditfile.MAX_TORN
+
+
+def test_a_fifo_in_a_full_file_s_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "audit-0000000000000007.jsonl")
+    log = opened(tmp_path, BIG)
+    log.close()
+    assert log.trouble is None
+    (tmp_path / "audit-0000000000000007.jsonl").unlink()
+    assert [kind for kind, _ in told(tmp_path)] == ["log.file", "log.damaged", "agent.started"]
+
+
+def test_a_full_file_s_name_is_on_the_disk_before_the_next_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill keeps names that were not synced, so only the order shows that they would last."""
+    log = opened(tmp_path, SMALL)
+    seen: list[str] = []
+    rename, fsync = os.rename, os.fsync
+
+    def renamed(old: str, new: str) -> None:
+        seen.append(f"{Path(old).name} is {Path(new).name}")
+        rename(old, new)
+
+    def synced(fd: int) -> None:
+        seen.append(f"fsync {Path(f'/proc/self/fd/{fd}').readlink().name}")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", synced)
+    while not any(" is " in step for step in seen):
+        seen.clear()
+        log.event("key.created", severity="notice", note="x" * 190)
+    log.close()
+    assert seen[:6] == [
+        "fsync audit.jsonl",
+        "fsync audit.jsonl.new",
+        "audit.jsonl is audit-0000000000000000.jsonl",
+        f"fsync {tmp_path.name}",
+        "audit.jsonl.new is audit.jsonl",
+        f"fsync {tmp_path.name}",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -84,3 +85,13 @@ def test_each_place_of_a_record_in_a_window(tmp_path: Path, monkeypatch: pytest.
     for window in range(1, size + 2, 7):
         monkeypatch.setattr(keyhistory, "_WINDOW", window)
         assert newest_serial(tmp_path) == 2
+
+
+def test_a_log_whose_files_are_gone_is_doubted_by_its_end(tmp_path: Path) -> None:
+    (doubt,) = History(tmp_path, lambda: AuditHead(0, "cd" * 32)).doubts(5, AuditHead(7, "ab" * 32))
+    assert "it ends at record 0, and the keys know 7" in doubt
+
+
+def test_a_fifo_in_a_log_s_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "audit.jsonl")
+    assert newest_serial(tmp_path) is None
