@@ -1,22 +1,16 @@
-"""QEMU 10 unpacked under build/, from the host's own package mirror, without touching the host.
-
-Debian 12's QEMU 7.2 crashes current guest kernels, so there its backport is taken. apt works with lists, cache and
-sources of its own under build/; the host's keyrings, proxies and installed libraries are used as they are.
+"""QEMU 10 unpacked under build/ (tests.vm.aptroot). Debian 12's QEMU 7.2 crashes current guest kernels: there its
+backport is taken.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.vm import aptroot
 from tests.vm.command import BUILD, HarnessError, locked, run
 
 ROOT = BUILD / "qemu"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 SUITES = {"bookworm": ("bookworm", "bookworm-backports"), "trixie": ("trixie",)}
 """By the host's release; QEMU is taken from the last one."""
 PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios")
@@ -36,8 +30,7 @@ class Emulator:
 
     @property
     def env(self) -> dict[str, str]:
-        triplet = f"{platform.machine()}-linux-gnu"
-        return {"LD_LIBRARY_PATH": f"{self.root}/usr/lib/{triplet}:{self.root}/lib/{triplet}"}
+        return aptroot.libraries(self.root)
 
 
 def emulator() -> Emulator:
@@ -51,13 +44,6 @@ def emulator() -> Emulator:
         return ready
 
 
-def mirror() -> str:
-    """Where this machine gets its Debian packages."""
-    text = run("apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages")
-    rows = [line.split() for line in text.splitlines()]
-    return next((row[-1].rstrip("/") for row in rows if row[:-1] == ["Debian", "Debian"]), DEFAULT_MIRROR)
-
-
 def _works(candidate: Emulator) -> bool:
     if not (candidate.root / "usr/bin/qemu-system-x86_64").exists():
         return False
@@ -68,34 +54,6 @@ def _works(candidate: Emulator) -> bool:
 
 
 def _unpack() -> None:
-    release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
-    if release not in SUITES:
+    if (release := aptroot.release()) not in SUITES:
         raise HarnessError(f"the VM tests know Debian {' and '.join(SUITES)} as host, not {release or 'this system'}")
-    shutil.rmtree(ROOT, ignore_errors=True)
-    apt = ROOT / "apt"
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (apt / folder).mkdir(parents=True)
-    lines = [f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n" for suite in SUITES[release]]
-    (apt / "sources.list").write_text("".join(lines))
-    options = _options(apt)
-    run("apt-get", *options, "update")
-    words = ("install", "--download-only", "--reinstall", "--yes", "--no-install-recommends")
-    run("apt-get", *options, *words, "-t", SUITES[release][-1], *PACKAGES)
-    for package in sorted((apt / "cache/archives").glob("*.deb")):
-        run("dpkg", "--extract", package, ROOT)
-    shutil.rmtree(apt)
-
-
-def _options(apt: Path) -> list[str]:
-    settings = {
-        "Dir::Etc::sourcelist": apt / "sources.list",
-        "Dir::Etc::sourceparts": "-",
-        "Dir::State::lists": apt / "lists",
-        "Dir::Cache": apt / "cache",
-        "APT::Update::Post-Invoke": "",
-        "APT::Update::Post-Invoke-Success": "",
-        "APT::Keep-Downloaded-Packages": "true",
-        "APT::Sandbox::User": f"#{os.getuid()}",
-        "Debug::NoLocking": "true",
-    }
-    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+    aptroot.unpack(ROOT, SUITES[release], PACKAGES)

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.vm.aptroot import KEYRING, mirror
 from tests.vm.command import VM, HarnessError, locked, run
-from tests.vm.emulator import KEYRING, mirror
 
 RELEASE = "trixie"
 PACKAGES = (
