@@ -37,6 +37,7 @@ def judge(facts: Facts, at: datetime) -> tuple[Finding, ...]:
         *_persistent(facts["agent"]["status"]),
         *_sealing(facts["agent"]["status"]),
         *_audit(facts["agent"]["status"]),
+        *_verification(facts["agent"]["status"]),
         _service(facts["service"]),
         *_heads(facts["service"]),
         *(_volume(volume) for volume in facts["volumes"]),
@@ -183,6 +184,13 @@ def _audit(status: Facts | None) -> Iterator[Finding]:
     text = f"record {found['seq']}; in the last hour {words or 'nothing to look at'}"
     state: State = "PROBLEM" if "alert" in counts else "note" if counts else "ok"
     yield Finding("audit", state, text, "tee-agent audit tail" if counts else "")
+
+
+def _verification(status: Facts | None) -> Iterator[Finding]:
+    """Verdicts for apps; nothing where there are some."""
+    trouble = status.get("verification", {}).get("trouble") if status else None
+    if trouble:
+        yield Finding("verification", "PROBLEM", trouble["message"], trouble.get("hint", ""))
 
 
 def _service(service: Facts) -> Finding:

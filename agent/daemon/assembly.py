@@ -1,4 +1,8 @@
-"""What the signer is made of and what is wired to what, inside its running loop."""
+"""What the signer is made of and what is wired to what, inside its running loop.
+
+In the order in which it is made: Books, in which everything else writes; Keys, and what attests them; Signer, which
+serves them.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,14 @@ from agent.core.bundle_parts import Attachments
 from agent.core.config import Config
 from agent.core.errors import TeeAgentError
 from agent.daemon.api import ROUTES, Api, Dispatch
-from agent.daemon.attachments import AGENT, Current
+from agent.daemon.attachments import AGENT
 from agent.daemon.audit import Audit
 from agent.daemon.batch import Batcher
 from agent.daemon.budget import Budget
 from agent.daemon.formats import Means, whose
 from agent.daemon.freshapi import FreshApi
 from agent.daemon.front import Front
-from agent.daemon.guard import Guard, OnDenied
+from agent.daemon.guard import Guard
 from agent.daemon.heads import Sender, through_fetcher
 from agent.daemon.journal import Reports
 from agent.daemon.keeper import Keeper
@@ -48,6 +52,7 @@ from agent.daemon.sealapi import SealApi
 from agent.daemon.secretapi import SecretApi
 from agent.daemon.sshapi import SshApi
 from agent.daemon.sshfront import SshFront
+from agent.daemon.verifier import Verifier
 from agent.daemon.verifyapi import VerifyApi
 from agent.quoter import local_scope
 
@@ -67,76 +72,126 @@ class Early:
 
 
 @dataclass(frozen=True)
-class Signer:
-    """The parts; ``assembled`` makes them."""
+class Books:
+    """What is written down, and what is counted."""
 
-    guard: Guard
     audit: Audit
+    tally: Tally
     reports: Reports
+
+    @classmethod
+    def opened(cls, config: Config, boot_id: str) -> Books:
+        """The audit log is open, and knows how the machine booted. Raises as Audit.open."""
+        audit = Audit(config.audit, boot_id)
+        audit.open(__version__)
+        for event in boot_events(report.read()):
+            audit.event(event.kind, severity=event.severity, caller=None, **event.fields)
+        tally = Tally()
+        heads = Sender(through_fetcher(config.daemon.runtime_dir)) if config.tas else None
+        return cls(audit, tally, Reports(audit, heads, tally))
+
+    def denied(self, caller: Caller, wish: Wish, decision: Decision) -> None:
+        """A refusal by the policy: told, and counted."""
+        self.audit.denied(caller, wish, decision)
+        self.tally.on_denied(wish)
+
+    def told(self, life: Life) -> Log:
+        """For what fails by itself: the journal has it, and the audit log."""
+
+        def tell(what: str, error: TeeAgentError) -> None:
+            life.log_error(what, error)
+            self.audit.failed(what, error)
+
+        return tell
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The agent's own key, named ones, challenges, the root of sealed data, and what renews evidence."""
+
     ring: KeyRing
     named: NamedKeys
     keeper: Keeper
-    renewal: Renewal
     batcher: Batcher
+    roots: Roots
+    renewal: Renewal
+
+    @classmethod
+    def assembled(cls, config: Config, complete: Complete, terms: Terms, books: Books) -> Keys:
+        """All idle. Raises as NamedKeys. ``complete`` says what a bundle carries beside the evidence."""
+        daemon, audit, reports = config.daemon, books.audit, books.reports
+        renewal = Renewal(reports.tcb_changed)
+        quotes = Watched(Metered(RemoteQuoter(socket_path(daemon.runtime_dir, QUOTER)), books.tally), renewal.seen)
+        # Why there is no evidence for the agent's own key its ring tells; for what callers asked, this does.
+        asked = Telling(quotes, audit.failed)
+        nonce, budget = newest_nonce(daemon.runtime_dir), Budget(daemon.challenge_batch_max)
+        own, others = (Attester(terms, each, complete, nonce, audit.anchor, budget=budget) for each in (quotes, asked))
+        roots = Roots.configured(config, reports)
+        history = History(config.audit.folder, audit.anchor)
+        keeper = Keeper(KeyFolder(daemon.keys_folder, audit.anchor), roots.root, reports, history)
+        named = NamedKeys(others, Limits(daemon.keys_max, daemon.keys_each_max), reports.ended, keeper)
+        batcher = Batcher(budget, asked, complete, terms.quote_seconds)
+        return cls(KeyRing(own), named, keeper, batcher, roots, renewal)
+
+    def attachments(self) -> Iterator[tuple[str, Attachments]]:
+        """Those that each key has at the moment."""
+        if self.ring.held:
+            yield AGENT, self.ring.held.attachments
+        yield from ((whose(key), key.attachments) for key in self.named.all())
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The parts; ``assembled`` makes them."""
+
+    books: Books
+    keys: Keys
+    verifier: Verifier
     front: Front
     ssh: SshFront
     dispatch: Dispatch
 
     @classmethod
     def assembled(cls, config: Config, complete: Complete, guard: Guard, early: Early) -> Signer:
-        """All parts, idle: the audit log is open, nothing runs. Raises as Audit.open and NamedKeys.
-
-        ``complete`` says what a bundle carries beside the evidence.
-        """
+        """All parts, idle: the audit log is open, nothing runs. Raises as Books.opened and Keys.assembled."""
         terms = terms_of(config)
-        folder = config.daemon.runtime_dir
-        audit = Audit(config.audit, terms.scope.boot_id)
-        audit.open(__version__)
-        for event in boot_events(report.read()):
-            audit.event(event.kind, severity=event.severity, caller=None, **event.fields)
-        heads, tally = Sender(through_fetcher(folder)) if config.tas else None, Tally()
-        reports = Reports(audit, heads, tally)
-        renewal = Renewal(reports.tcb_changed)
-        quotes = Watched(Metered(RemoteQuoter(socket_path(folder, QUOTER)), tally), renewal.seen)
-        nonce, budget = newest_nonce(folder), Budget(config.daemon.challenge_batch_max)
-        attester = Attester(terms, quotes, complete, nonce, audit.anchor, budget=budget)
-        ring, told = KeyRing(attester), Telling(quotes, audit.failed)
-        roots = Roots.configured(config, reports)
-        limits = Limits(config.daemon.keys_max, config.daemon.keys_each_max)
-        keys_folder = KeyFolder(config.daemon.keys_folder, audit.anchor)
-        keeper = Keeper(keys_folder, roots.root, reports, History(config.audit.folder, audit.anchor))
-        asked = Attester(terms, told, complete, nonce, audit.anchor, budget=budget)
-        named = NamedKeys(asked, limits, reports.ended, keeper)
-        batcher = Batcher(budget, told, complete, terms.quote_seconds)
+        books = Books.opened(config, terms.scope.boot_id)
+        keys = Keys.assembled(config, complete, terms, books)
+        guard.on_reload, guard.on_denied = books.reports.policy, books.denied
         front = Front(guard)
-        ssh = SshFront(front.admission, SshApi(named, guard, reports))
-        metrics = MetricsApi(tally, ring, named, batcher, audit, front.count)
-        told_of = (audit.summary, keeper.summary, roots.summary)
-        reporter = Reporter(folder, ring, batcher, named, front.count, ssh.summary, lambda: guard.notes, *told_of)
-        means = Means.of(attached(ring, named))
-        fresh = FreshApi(ring, batcher, guard, reports, means)
-        keys, sealing, secrets = (
-            KeyApi(named, ring, guard, reports, means, fresh),
-            SealApi(roots, reports),
-            SecretApi(roots, guard, reports),
+        ssh = SshFront(front.admission, SshApi(keys.named, guard, books.reports))
+        metrics = MetricsApi(
+            books.tally, keys.ring, keys.named, keys.batcher, books.audit, front.count, early.verifier.there
         )
-        api = Api(ring, fresh, reporter, keys, reports, early.description, sealing, secrets, early.verifier, metrics)
-        guard.on_reload = reports.policy
-        guard.on_denied = _both(audit, tally)
-        dispatch = Dispatch(api.routes(), guard, ROUTES, tally)
-        return cls(guard, audit, reports, ring, named, keeper, renewal, batcher, front, ssh, dispatch)
+        reporter = Reporter(
+            config.daemon.runtime_dir,
+            keys.ring,
+            keys.batcher,
+            keys.named,
+            front.count,
+            lambda: guard.notes,
+            ssh=ssh.summary,
+            audit=books.audit.summary,
+            kept=keys.keeper.summary,
+            sealing=keys.roots.summary,
+            verification=early.verifier.summary,
+        )
+        api = _api(books.reports, keys, guard, early, reporter=reporter, metrics=metrics)
+        dispatch = Dispatch(api.routes(), guard, ROUTES, books.tally)
+        return cls(books, keys, early.verifier.verifier, front, ssh, dispatch)
 
     def work(self, life: Life, sock: socket.socket, ssh: socket.socket | None) -> tuple[Work, ...]:
         """What runs for ever beside each other: ``sock`` is served among it, and ``ssh`` to ssh clients."""
-        told = _told(life, self.audit)
+        told, keys, reports = self.books.told(life), self.keys, self.books.reports
+        self.verifier.watch(told)
         return (
-            self.ring.run(told, self.reports.own),
-            self.named.run(told),
-            self.keeper.run(told),
-            self.renewal.run(self.ring, self.named),
-            self.batcher.run(),
-            self.audit.run(),
-            *([self.reports.heads.run(told, self.reports.tell)] if self.reports.heads else []),
+            keys.ring.run(told, reports.own),
+            keys.named.run(told),
+            keys.keeper.run(told),
+            keys.renewal.run(keys.ring, keys.named),
+            keys.batcher.run(),
+            self.books.audit.run(),
+            *([reports.heads.run(told, reports.tell)] if reports.heads else []),
             self.front.run(sock, self.dispatch),
             *([self.ssh.run(ssh)] if ssh else []),
         )
@@ -147,18 +202,15 @@ class Signer:
 
     def close(self) -> None:
         """The last record."""
-        self.audit.close()
+        self.books.audit.close()
 
 
-def attached(ring: KeyRing, named: NamedKeys) -> Current:
-    """Gives the attachments that each key has at the moment."""
-
-    def current() -> Iterator[tuple[str, Attachments]]:
-        if ring.held:
-            yield AGENT, ring.held.attachments
-        yield from ((whose(key), key.attachments) for key in named.all())
-
-    return current
+def _api(reports: Reports, keys: Keys, guard: Guard, early: Early, *, reporter: Reporter, metrics: MetricsApi) -> Api:
+    means = Means.of(keys.attachments)
+    fresh = FreshApi(keys.ring, keys.batcher, guard, reports, means)
+    named = KeyApi(keys.named, keys.ring, guard, reports, means, fresh)
+    sealing, secrets = SealApi(keys.roots, reports), SecretApi(keys.roots, guard, reports)
+    return Api(keys.ring, fresh, reporter, named, reports, early.description, sealing, secrets, early.verifier, metrics)
 
 
 def terms_of(config: Config) -> Terms:
@@ -186,23 +238,3 @@ def newest_nonce(folder: Path) -> Callable[[], str | None]:
         return None
 
     return ask
-
-
-def _both(audit: Audit, tally: Tally) -> OnDenied:
-    """A refusal is told to the audit log, and counted."""
-
-    def told(caller: Caller, wish: Wish, decision: Decision) -> None:
-        audit.denied(caller, wish, decision)
-        tally.on_denied(wish)
-
-    return told
-
-
-def _told(life: Life, audit: Audit) -> Log:
-    """For what fails by itself: the journal has it, and the audit log."""
-
-    def tell(what: str, error: TeeAgentError) -> None:
-        life.log_error(what, error)
-        audit.failed(what, error)
-
-    return tell

@@ -18,9 +18,9 @@ from typing import Any
 from agent import __version__
 from agent.core.access import OPERATIONS, Decision, Wish
 from agent.core.errors import TeeAgentError
-from agent.core.model import Evidence, Nonce
-from agent.core.ports import Deadline
+from agent.core.model import Evidence
 from agent.daemon import body
+from agent.daemon.around import CHALLENGE_BATCH, SIGNING_KEY, Around, Ask
 from agent.daemon.audit import Audit
 from agent.daemon.batch import Batcher
 from agent.daemon.dispatch import Act, Call, as_bytes
@@ -34,7 +34,7 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_CODES = 100
 """Codes of refusals that are told apart; there are fewer than that (agent.core.errors)."""
 OTHER = "other"
-PURPOSES = ("signing-key", "challenge-batch")
+PURPOSES = (SIGNING_KEY, CHALLENGE_BATCH)
 """Of quotes that the signer asks for."""
 
 Sample = tuple[Mapping[str, str], float]
@@ -73,30 +73,16 @@ class Tally:
         self.denied[wish.operation] += 1
 
 
-class Metered:
-    """agent.quoter.Quotes that counts: how many, how long, how many in vain."""
+class Metered(Around):
+    """Quotes that are counted: how many, how long, how many in vain."""
 
     def __init__(self, quotes: Quotes, tally: Tally) -> None:
-        self._quotes = quotes
+        super().__init__(quotes)
         self._tally = tally
 
-    def tas(self, nonce: Nonce, wrapping_key: bytes, *, deadline: Deadline) -> Evidence:
-        return self._quotes.tas(nonce, wrapping_key, deadline=deadline)
-
-    def collect(self, nonce: bytes, *, deadline: Deadline) -> Evidence:
-        return self._quotes.collect(nonce, deadline=deadline)
-
-    def signing_key(
-        self, algorithm: str, use: str, spki: bytes, statement_digest: bytes, *, deadline: Deadline
-    ) -> Evidence:
-        return self._timed(
-            PURPOSES[0], lambda: self._quotes.signing_key(algorithm, use, spki, statement_digest, deadline=deadline)
-        )
-
-    def challenge_batch(self, tree_size: int, root: bytes, *, deadline: Deadline) -> Evidence:
-        return self._timed(PURPOSES[1], lambda: self._quotes.challenge_batch(tree_size, root, deadline=deadline))
-
-    def _timed(self, purpose: str, ask: Callable[[], Evidence]) -> Evidence:
+    def around(self, purpose: str, ask: Ask) -> Evidence:
+        if purpose not in PURPOSES:
+            return ask()
         begun = time.monotonic()
         try:
             evidence = ask()
@@ -110,7 +96,7 @@ class Metered:
 
 @dataclass(frozen=True, slots=True)
 class MetricsApi:
-    """The endpoint. ``connections`` counts the open ones."""
+    """The endpoint. ``connections`` counts the open ones; ``verdicts`` says whether there are some."""
 
     tally: Tally
     ring: KeyRing
@@ -118,6 +104,7 @@ class MetricsApi:
     batcher: Batcher
     audit: Audit
     connections: Callable[[], int]
+    verdicts: Callable[[], bool]
 
     async def show(self, call: Call) -> tuple[Wish, Act]:
         """All of it."""
@@ -187,6 +174,8 @@ class MetricsApi:
         yield _one(
             "tee_agent_audit_trouble", "gauge", "1 where the log can't be written.", audit["trouble"] is not None
         )
+        text = "1 where nothing judges documents until the signer starts again."
+        yield _one("tee_agent_verify_trouble", "gauge", text, not self.verdicts())
 
 
 def _process(started: float) -> Iterator[Family]:

@@ -5,13 +5,12 @@ could not be had for what callers asked. Severities are docs/audit.md's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from agent.core.errors import TeeAgentError
-from agent.core.model import Evidence, Nonce
-from agent.core.ports import Deadline
+from agent.core.model import Evidence
+from agent.daemon.around import CHALLENGE_BATCH, SIGNING_KEY, Around, Ask
 from agent.quoter import Quotes
 
 Failed = Callable[[str, TeeAgentError], None]
@@ -40,33 +39,20 @@ def boot_events(report: Mapping[str, Any] | None) -> Iterator[Event]:
             yield Event("boot.failed", "warning", {"volume": name, **why})
 
 
-class Telling:
-    """agent.quoter.Quotes for what callers ask that tells ``failed`` why there is no evidence, and raises it."""
+_WHAT = {SIGNING_KEY: "no evidence for a named key", CHALLENGE_BATCH: "no evidence for challenges"}
+
+
+class Telling(Around):
+    """Quotes for what callers ask that tell ``failed`` why there is no evidence, and raise it."""
 
     def __init__(self, quotes: Quotes, failed: Failed) -> None:
-        self._quotes = quotes
+        super().__init__(quotes)
         self._failed = failed
 
-    def tas(self, nonce: Nonce, wrapping_key: bytes, *, deadline: Deadline) -> Evidence:
-        return self._quotes.tas(nonce, wrapping_key, deadline=deadline)
-
-    def signing_key(
-        self, algorithm: str, use: str, spki: bytes, statement_digest: bytes, *, deadline: Deadline
-    ) -> Evidence:
-        with self._telling("no evidence for a named key"):
-            return self._quotes.signing_key(algorithm, use, spki, statement_digest, deadline=deadline)
-
-    def challenge_batch(self, tree_size: int, root: bytes, *, deadline: Deadline) -> Evidence:
-        with self._telling("no evidence for challenges"):
-            return self._quotes.challenge_batch(tree_size, root, deadline=deadline)
-
-    def collect(self, nonce: bytes, *, deadline: Deadline) -> Evidence:
-        return self._quotes.collect(nonce, deadline=deadline)
-
-    @contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
+    def around(self, purpose: str, ask: Ask) -> Evidence:
         try:
-            yield
+            return ask()
         except TeeAgentError as error:
-            self._failed(what, error)
+            if purpose in _WHAT:
+                self._failed(_WHAT[purpose], error)
             raise

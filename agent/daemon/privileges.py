@@ -11,6 +11,7 @@ import ctypes
 import grp
 import os
 import pwd
+import signal
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from agent.core.daemonconfig import DaemonConfig
 from agent.core.errors import ConfigError, PermissionMissing
 from agent.daemon.peers import Allowed
 
-_PR_SET_NAME, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 15, 23, 24, 38  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # linux/prctl.h
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _CAPABILITY_VERSION_3, _CAPABILITY_DATA = 0x20080522, 24  # linux/capability.h: two records of three u32
 _MAX_CAPABILITY = 64
@@ -92,6 +94,11 @@ def _gid(name: str) -> int | None:
 def name_process(name: str) -> None:
     """What ps shows beside the command line: 15 bytes."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode("ascii")[:15], 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """SIGKILL when the process that forked this one ends. One that has ended before is not noticed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def leave_network() -> None:

@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from agent.core.model import Evidence, Nonce
-from agent.core.ports import Deadline
+from agent.core.model import Evidence
+from agent.daemon.around import Around, Ask
 from agent.daemon.keys import Attested, KeyRing
 from agent.daemon.named import NamedKeys
 from agent.quoter import Quotes
@@ -24,28 +24,15 @@ PAUSE_SECONDS = 60.0
 Seen = Callable[[bytes], None]
 
 
-class Watched:
-    """agent.quoter.Quotes that tells ``seen``, in the asking thread, the TCB of each piece of evidence."""
+class Watched(Around):
+    """Quotes that tell ``seen``, in the asking thread, the TCB of each piece of evidence."""
 
     def __init__(self, quotes: Quotes, seen: Seen) -> None:
-        self._quotes = quotes
+        super().__init__(quotes)
         self._seen = seen
 
-    def tas(self, nonce: Nonce, wrapping_key: bytes, *, deadline: Deadline) -> Evidence:
-        return self._told(self._quotes.tas(nonce, wrapping_key, deadline=deadline))
-
-    def signing_key(
-        self, algorithm: str, use: str, spki: bytes, statement_digest: bytes, *, deadline: Deadline
-    ) -> Evidence:
-        return self._told(self._quotes.signing_key(algorithm, use, spki, statement_digest, deadline=deadline))
-
-    def challenge_batch(self, tree_size: int, root: bytes, *, deadline: Deadline) -> Evidence:
-        return self._told(self._quotes.challenge_batch(tree_size, root, deadline=deadline))
-
-    def collect(self, nonce: bytes, *, deadline: Deadline) -> Evidence:
-        return self._told(self._quotes.collect(nonce, deadline=deadline))
-
-    def _told(self, evidence: Evidence) -> Evidence:
+    def around(self, purpose: str, ask: Ask) -> Evidence:
+        evidence = super().around(purpose, ask)
         self._seen(tcb_of(evidence.tee, evidence.blob))
         return evidence
 

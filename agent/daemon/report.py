@@ -81,11 +81,12 @@ class Reporter:
     batcher: Batcher
     named: NamedKeys
     connections: Callable[[], int]
-    ssh: Callable[[], Mapping[str, Any]]
     notes: Callable[[], Iterable[str]]
+    ssh: Callable[[], Mapping[str, Any]]
     audit: Callable[[], Mapping[str, Any]]
     kept: Callable[[], Mapping[str, Any]]
     sealing: Callable[[], Mapping[str, Any]]
+    verification: Callable[[], Mapping[str, Any]]
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "status"))
     """Its own: a process that does not answer must not keep quotes waiting."""
 
@@ -93,8 +94,14 @@ class Reporter:
         """Asks the other processes too, ASK_SECONDS each at the most."""
         named = {"generations": self.named.count, "waiting": self.named.waiting, "trouble": _told(self.named.trouble)}
         found = await asyncio.get_running_loop().run_in_executor(self.threads, self._status)
-        kept, sealing = self.kept(), self.sealing()
-        return {**found, "named_keys": named, "persistent_keys": kept, "sealing": sealing, "audit": self.audit()}
+        return {
+            **found,
+            "named_keys": named,
+            "persistent_keys": self.kept(),
+            "sealing": self.sealing(),
+            "audit": self.audit(),
+            "verification": self.verification(),
+        }
 
     def _status(self) -> dict[str, Any]:
         key, trouble = self.ring.held, self.ring.trouble

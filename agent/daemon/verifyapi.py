@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from agent.core import canonical
 from agent.core.access import Decision, Wish
@@ -37,6 +38,15 @@ class VerifyApi:
     """The endpoint."""
 
     verifier: Verifier
+
+    def there(self) -> bool:
+        """Whether there are verdicts."""
+        return self.verifier.trouble is None
+
+    def summary(self) -> dict[str, Any]:
+        """For the status: ``trouble``, why there are no verdicts, or None."""
+        trouble = self.verifier.trouble
+        return {"trouble": problem.document(trouble) if trouble else None}
 
     async def verify(self, call: Call) -> tuple[Wish, Act]:
         """A verdict on a bundle, key document, JWS, COSE_Sign1 or EAT."""

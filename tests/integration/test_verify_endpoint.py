@@ -6,11 +6,9 @@ import base64
 import json
 import os
 import re
-import select
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +17,12 @@ from typing import Any
 import pytest
 
 from agent.core import canonical
+from agent.daemon import verifier
 from agent.daemon.verifier import ALL, AT_ONCE, EACH
 from agent.verify import question
 from tests.support.access import rule, text
 from tests.support.daemon import CLI, GROUP, MEMBER, ROOT, STRANGER, Daemon, Reply, as_user, open_folder, running_daemon
+from tests.support.processes import awaited, children, name
 from tests.support.simulator import Simulator, running_simulator
 
 pytestmark = pytest.mark.fuse
@@ -76,16 +76,16 @@ def made(daemon: Daemon) -> dict[str, tuple[bytes, dict[str, Any], list[str]]]:
 
 def test_the_verdict_is_the_command_s(daemon: Daemon) -> None:
     at = canonical.rfc3339(datetime.now(UTC))
-    for name, (document, beside, words) in made(daemon).items():
+    for kind, (document, beside, words) in made(daemon).items():
         (daemon.folder / "document").write_bytes(document)
         argv = [*CLI, "verify", str(daemon.folder / "document"), "--any-workload", "--at", at, "--json"]
         argv += [str(daemon.folder / word) if (daemon.folder / word).exists() else word for word in words]
         said = subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=60, check=False)
         reply = ask(daemon, document=file(document), any_workload=True, at=at, **beside)
-        assert reply.json == json.loads(said.stdout), name
+        assert reply.json == json.loads(said.stdout), kind
         # The simulator's root is nobody's: what only it vouches for is refused, with a status that says so too.
-        assert (reply.status, said.returncode) == (422, 65), name
-        assert reply.json["error"]["code"] == "verify.untrusted-root", name
+        assert (reply.status, said.returncode) == (422, 65), kind
+        assert reply.json["error"]["code"] == "verify.untrusted-root", kind
         assert reply.headers["Content-Type"] == "application/json"
         if document[:1] in b"{e":
             again = ask(daemon, document={"text": document.decode()}, any_workload=True, at=at, **beside)
@@ -122,17 +122,25 @@ def test_it_is_an_operation_of_the_policy(simulator: Simulator) -> None:
             assert daemon.curl(*words, user=as_user(STRANGER))[0] == 403
 
 
-def forker(daemon: Daemon) -> int:
+def keeper(daemon: Daemon) -> int:
+    """The process that puts another server in the place of one that ended."""
+    (pid,) = children(daemon.role("signer"))
+    return pid
+
+
+def server(daemon: Daemon) -> int:
     """The process that forks for each question."""
-    signer = daemon.role("signer")
-    (child,) = Path(f"/proc/{signer}/task/{signer}/children").read_text().split()
-    return int(child)
+    (pid,) = awaited(lambda: children(keeper(daemon)))
+    return pid
 
 
-def test_the_process_has_no_more_than_it_needs(daemon: Daemon) -> None:
-    pid, signer = forker(daemon), daemon.role("signer")
+@pytest.mark.parametrize(("process", "called"), [(keeper, verifier.KEEPER), (server, verifier.SERVER)])
+def test_the_processes_have_no_more_than_they_need(
+    daemon: Daemon, process: Callable[[Daemon], int], called: str
+) -> None:
+    pid, signer = process(daemon), daemon.role("signer")
     status = Path(f"/proc/{pid}/status").read_text()
-    assert re.search(r"^Name:\ttee-verifier$", status, re.MULTILINE)
+    assert name(pid) == called
     assert {int(found, 16) for found in re.findall(r"^Cap\w+:\t([0-9a-f]+)$", status, re.MULTILINE)} == {0}
     assert "NoNewPrivs:\t1" in status
     assert Path(f"/proc/{pid}/ns/net").readlink() == Path(f"/proc/{signer}/ns/net").readlink()
@@ -146,7 +154,7 @@ def test_the_process_has_no_more_than_it_needs(daemon: Daemon) -> None:
 
 def test_what_takes_too_long_ends_alone(daemon: Daemon) -> None:
     """The processes for questions are stopped: nobody else is, and who asked is told."""
-    pid, bundle = forker(daemon), daemon.post("/v1/sign", b"x").body
+    pid, bundle = server(daemon), daemon.post("/v1/sign", b"x").body
     os.kill(pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(EACH + 1) as threads:
@@ -174,27 +182,4 @@ def test_many_at_once_all_get_theirs(daemon: Daemon) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(once, range(60))) == {422}
-    children = Path(f"/proc/{forker(daemon)}/task/{forker(daemon)}/children")
-    end = time.monotonic() + 60
-    while children.read_text():  # the last one may be about to end
-        assert time.monotonic() < end
-
-
-def test_when_the_process_is_gone_signing_goes_on(simulator: Simulator) -> None:
-    with open_folder() as folder, running_daemon(simulator, folder) as daemon:
-        os.kill(forker(daemon), signal.SIGKILL)
-        end = time.monotonic() + 60
-        while (reply := ask(daemon, document={"text": "x"}, any_workload=True)).status != 503:
-            assert time.monotonic() < end
-        assert reply.json["code"] == "server.verify"
-        assert daemon.post("/v1/sign", b"x").status == 200
-        assert daemon.terminate() == 0
-        assert "Traceback" not in daemon.log
-
-
-def test_it_ends_with_the_signer(simulator: Simulator) -> None:
-    with open_folder() as folder, running_daemon(simulator, folder) as daemon:
-        pidfd = os.pidfd_open(forker(daemon))
-        assert daemon.terminate() == 0
-        assert select.select([pidfd], [], [], 30)[0]
-        os.close(pidfd)
+    awaited(lambda: not children(server(daemon)))  # the last one may be about to end

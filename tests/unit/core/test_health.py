@@ -226,6 +226,16 @@ def test_the_root_of_sealed_data() -> None:
     assert found("tas", "", refused) == [("PROBLEM", "the root (tas) can't be had: not released")]
 
 
+def test_no_verdicts_for_apps_is_a_problem_that_says_what_to_do() -> None:
+    def found(status: Any) -> list[tuple[str, str, str]]:
+        facts = broken("agent.status.verification", status)
+        return [(one.state, one.text, one.hint) for one in judge(facts, AT) if one.subject == "verification"]
+
+    assert found({"trouble": None}) == []
+    gone = {"code": "server.verify", "message": "they were ended", "hint": "restart"}
+    assert found({"trouble": gone}) == [("PROBLEM", "they were ended", "restart")]
+
+
 def kept_findings(**found: Any) -> list[tuple[str, str, str]]:
     nothing = {"open": True, "keys": 0, "locked": 0, "broken": 0, "unwritten": 0, "serial": 0}
     facts = broken("agent.status.persistent_keys", {**nothing, "trouble": None, "doubts": [], "notes": [], **found})

@@ -1,0 +1,56 @@
+"""Processes as the kernel shows them: who their children are, and when they end."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+SECONDS = 60
+"""Before a test that waits fails."""
+
+T = TypeVar("T")
+
+
+def children(pid: int) -> list[int]:
+    """Of its first thread; none of a process that is gone."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def name(pid: int) -> str:
+    """What ps shows beside the command line."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def awaited(look: Callable[[], T]) -> T:
+    """What ``look`` finds, once that is something."""
+    end = time.monotonic() + SECONDS
+    while not (found := look()):
+        assert time.monotonic() < end
+    return found
+
+
+class Held:
+    """A process that is watched: its number is its own until this is closed."""
+
+    def __init__(self, pid: int) -> None:
+        self._pidfd = os.pidfd_open(pid)
+
+    def ended(self, seconds: float = 0) -> bool:
+        return bool(select.select([self._pidfd], [], [], seconds)[0])
+
+    def gone(self) -> bool:
+        """The same, with patience."""
+        return self.ended(SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._pidfd)
