@@ -1,4 +1,4 @@
-"""Client of tee-agent's local socket for applications: one file, standard library only, nothing else of tee-agent.
+"""Client of tee-agent's local socket for applications: one file, Python's own library (3.11 or newer), nothing else.
 
 ::
 
@@ -7,8 +7,9 @@
         agent.create_key("orders", "jws", algorithm="ECDSA-P256")
         token = agent.sign(b'{"order": 4711}', key="orders", context="orders")
 
-An ``Agent`` keeps one connection and may be shared by threads, which take turns. What the agent refuses is an
-``AgentError`` with its stable code; what can't be reached at all is ``Unreachable``. docs/api.md has the endpoints.
+An ``Agent`` keeps one connection and may be shared by threads, which take turns; a forked process makes its own. What
+the agent refuses is an ``AgentError`` with its stable code; what can't be reached, or is cut off, is ``Unreachable``.
+Nothing is asked a second time: the agent may have signed before it left. docs/api.md has the endpoints.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import select
 import socket
 import threading
-import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
+from urllib.parse import quote, urlencode
 
 __all__ = ["SOCKET", "Agent", "AgentError", "Payload", "Unreachable"]
 
@@ -31,27 +34,27 @@ SOCKET = "/run/tee-agent/agent.sock"
 MAX_ANSWER = 16 << 20
 """Bytes of an answer that are read at the most."""
 CHUNK = 1 << 18
-
 BATCH = "application/vnd.tee-agent.batch+json"
 COMPACT = "application/vnd.tee-agent.compact+json"
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 PROBLEM = "application/problem+json"
 
-Payload = bytes | Path | IO[bytes] | Iterable[bytes]
+Payload = bytes | bytearray | memoryview | Path | IO[bytes] | Iterable[bytes]
 """What is signed: bytes, a file by its path, an open binary file, or chunks."""
+Sent = bytes | bytearray | memoryview | Iterable[bytes] | None
 
 
 class AgentError(Exception):
     """The agent refused. ``code`` is stable (docs/api.md); ``retry_after`` in seconds, 0 where waiting won't help."""
 
+    verdict: Mapping[str, Any] | None = None
+    """All that ``verify`` said, where it said no."""
+
     def __init__(self, status: int, code: str, detail: str, hint: str = "", retry_after: float = 0.0) -> None:
         super().__init__(f"{detail} [{code}]" + (f"; {hint}" if hint else ""))
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.hint = hint
-        self.retry_after = retry_after
+        self.status, self.code, self.detail = status, code, detail
+        self.hint, self.retry_after = hint, retry_after
 
 
 class Unreachable(AgentError):
@@ -61,42 +64,68 @@ class Unreachable(AgentError):
         super().__init__(0, code, detail, "is the daemon running? systemctl status tee-agent-signer")
 
 
+class _OwnFault(Exception):
+    """The caller's own file can't be read, which is the cause: nothing is wrong with the agent."""
+
+
+class _Socket(socket.socket):
+    until = 0.0  # reads no longer: who sends a byte now and then keeps nobody waiting
+
+    def recv_into(self, *args: Any) -> int:
+        if (left := self.until - time.monotonic()) <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)
+        return super().recv_into(*args)
+
+
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("agent", timeout=timeout)
-        self._path = path
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("agent")
+        self.path, self._seconds, self._owner = path, seconds, 0
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        self.sock = self._made = _Socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._seconds)
+        self.sock.connect(self.path)
+        self._owner = os.getpid()
 
-    def stale(self) -> bool:
-        """True when the other side closed it while it was idle: nothing that is sent there would be read."""
-        return self.sock is not None and bool(select.select([self.sock], [], [], 0)[0])
+    def prepare(self) -> None:
+        """Hang up where the other side did while it was idle, or where the answers are another process's."""
+        if self.sock is not None:
+            (poll := select.poll()).register(self.sock, select.POLLIN)
+            self.sock.settimeout(self._seconds)
+            if self._owner != os.getpid() or poll.poll(0):
+                self.close()
+
+    def answer(self) -> tuple[http.client.HTTPResponse, bytes]:
+        """The answer, whole and in time."""
+        self._made.until = time.monotonic() + self._seconds
+        with self.getresponse() as answer:
+            data = answer.read(MAX_ANSWER + 1)
+            if len(data) > MAX_ANSWER:
+                raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER} bytes")
+            if answer.length != 0:
+                raise http.client.HTTPException("an answer that is cut off, or does not say where it ends")
+        return answer, data
 
 
 class Agent:
-    """The agent behind ``path``. ``timeout``: seconds for each read and write; evidence may take half a minute."""
+    """The agent behind ``path``. ``timeout``: seconds for a write, and for an answer; evidence may take 30."""
 
     def __init__(self, path: str | Path = SOCKET, timeout: float = 90.0) -> None:
-        self._path = str(path)
-        self._connection = _Connection(self._path, timeout)
+        self._connection = _Connection(str(path), timeout)
         self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the connection; the next request makes a new one."""
-        self._connection.close()
-
-    # Signatures
+        """End the connection, after the request under way; the next one makes a new one."""
+        with self._turn:
+            self._connection.close()
 
     def sign(
         self,
@@ -117,35 +146,30 @@ class Agent:
         """
         given = {"context": context, "audience": audience, "fresh": "true" if fresh else "", **options}
         headers = {"Content-Type": OCTETS, **({"Accept": COMPACT} if compact else {})}
-        return self.request("POST", _signing(key, given), payload, headers)
+        return self.request("POST", _key(key, "/sign", given), payload, headers)
 
     def sign_batch(self, payloads: Sequence[bytes], *, key: str = "", **options: str) -> dict[str, Any]:
         """Up to 1,000 payloads in one request: ``{"attachments": ..., "signatures": [...]}``."""
-        document = {"payloads": [{"data": _b64(payload)} for payload in payloads]}
-        return self._json("POST", _signing(key, options), document, BATCH)
+        document = {"payloads": [{"data": base64.b64encode(payload).decode()} for payload in payloads]}
+        return self._json("POST", _key(key, "/sign", options), document, BATCH)
 
     def challenge(self, nonce: bytes, **fields: Any) -> bytes:
-        """A bundle with evidence made after the relying party's ``nonce`` (16 to 64 bytes) came here.
-
-        ``fields``: context, audience, claims, payload (as ``{"alg", "digest", "size"}``).
-        """
-        body = json.dumps({"nonce": nonce.hex(), **fields}).encode()
-        return self.request("POST", "/v1/challenge", body, {"Content-Type": JSON})
+        """A bundle with evidence made after ``nonce`` (16 to 64 bytes) came. ``fields``: audience, claims, payload..."""
+        document = json.dumps({"nonce": nonce.hex(), **fields}).encode()
+        return self.request("POST", "/v1/challenge", document, {"Content-Type": JSON})
 
     def attachments(self, digest: str) -> bytes:
         """What compact bundles name by this digest (hex)."""
-        return self.request("GET", f"/v1/attachments/{_quoted(digest)}")
+        return self.request("GET", f"/v1/attachments/{quote(digest, safe='')}")
 
     def verify(self, document: bytes, **fields: Any) -> dict[str, Any]:
-        """The verdict on a bundle or signed document. ``fields`` as in docs/api.md: policy or any_workload, nonce..."""
-        return self._json("POST", "/v1/verify", {"document": _b64(document), **fields})
-
-    # Keys
+        """The verdict, where it is good; else AgentError has it. ``fields``: policy or any_workload... (docs/api.md)"""
+        given = {"data": base64.b64encode(document).decode()}
+        return self._json("POST", "/v1/verify", {"document": given, **fields})
 
     def list_keys(self) -> list[dict[str, Any]]:
         """The agent's own key, then the named ones that this caller may see."""
-        found = self._json("GET", "/v1/keys")["keys"]
-        return list(found)
+        return _list(self._json("GET", "/v1/keys"), "keys")
 
     def create_key(self, name: str, use: str, algorithm: str = "Ed25519", **fields: Any) -> dict[str, Any]:
         """A new key: its description. ``fields``: lifetime_seconds, namespace, persistent."""
@@ -167,8 +191,6 @@ class Agent:
         """The key document for relying parties: public key, statement, evidence."""
         return self.request("GET", _key(name, "/attestation", options))
 
-    # Secrets
-
     def seal(self, data: bytes, context: str = "") -> bytes:
         """``data`` so that only this TEE and this caller's namespace can open it again."""
         return self.request("POST", _path("/v1/seal", {"context": context}), data, {"Content-Type": OCTETS})
@@ -179,14 +201,11 @@ class Agent:
 
     def secret(self, name: str) -> bytes:
         """A secret that the attestation service releases to this machine, and the policy to this caller."""
-        return self.request("POST", f"/v1/secrets/{_quoted(name)}", b"", {})
+        return self.request("POST", f"/v1/secrets/{quote(name, safe='')}", b"", {})
 
     def list_secrets(self) -> list[dict[str, Any]]:
         """Which there are for this caller."""
-        found = self._json("GET", "/v1/secrets")["secrets"]
-        return list(found)
-
-    # The agent
+        return _list(self._json("GET", "/v1/secrets"), "secrets")
 
     def status(self) -> dict[str, Any]:
         """How it is."""
@@ -195,54 +214,52 @@ class Agent:
     def request(
         self, method: str, path: str, body: Payload | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """Any endpoint: the body of its answer. Raises AgentError, Unreachable."""
-        with self._turn:
-            try:
-                return self._converse(method, path, body, headers or {})
-            except (OSError, http.client.HTTPException) as error:
-                self._connection.close()
-                code = "transport" if isinstance(error, OSError) else "protocol"
-                raise Unreachable(f"{self._path}: {error or type(error).__name__}", code) from error
-            except BaseException:
-                self._connection.close()
-                raise
-
-    def _converse(self, method: str, path: str, body: Payload | None, headers: Mapping[str, str]) -> bytes:
-        link = self._connection
-        if link.stale():
-            link.close()
+        """Any endpoint: the body of its answer. Raises AgentError, Unreachable, and what reading ``body`` raises."""
         if isinstance(body, Path):
             with body.open("rb") as file:
-                return self._converse(method, path, file, headers)
-        sent = body if body is None or isinstance(body, bytes) else _chunks(body)
+                return self.request(method, path, file, headers)
+        sent = body if body is None or isinstance(body, bytes | bytearray | memoryview) else _chunks(body)
         try:
-            link.request(method, path, sent, dict(headers))
-        except BrokenPipeError:
-            pass  # refused before all of the body was read: the reason is there to be read
-        answer = link.getresponse()
-        data = answer.read(MAX_ANSWER + 1)
-        if len(data) > MAX_ANSWER:
-            raise http.client.HTTPException(f"an answer of more than {MAX_ANSWER} bytes")
-        if answer.status not in (http.client.OK, http.client.CREATED):
+            with self._turn:
+                return self._converse(method, path, sent, headers or {})
+        except (OSError, http.client.HTTPException) as error:
+            code = "transport" if isinstance(error, OSError) else "protocol"
+            raise Unreachable(f"{self._connection.path}: {str(error) or type(error).__name__}", code) from error
+        except _OwnFault as fault:
+            raise (fault.__cause__ or fault) from None
+
+    def _converse(self, method: str, path: str, body: Sent, headers: Mapping[str, str]) -> bytes:
+        link = self._connection
+        try:
+            link.prepare()
+            with suppress(BrokenPipeError):  # refused before all of it was read: the reason is there to be read
+                link.request(method, path, body, dict(headers))
+            answer, data = link.answer()
+            _require_good(answer, data)
+        except BaseException:
             link.close()
-            raise _refusal(answer, data)
+            raise
         return data
 
-    def _json(
-        self, method: str, path: str, document: Mapping[str, Any] | None = None, media_type: str = JSON
-    ) -> dict[str, Any]:
+    def _json(self, method: str, path: str, document: Any = None, media_type: str = JSON) -> dict[str, Any]:
         body = None if document is None else json.dumps(document).encode()
-        headers = {} if body is None else {"Content-Type": media_type}
-        return _object(self.request(method, path, body, headers))
+        return _object(self.request(method, path, body, {"Content-Type": media_type} if body else {}))
 
 
-def _refusal(answer: http.client.HTTPResponse, data: bytes) -> AgentError:
-    if answer.getheader("Content-Type", "").partition(";")[0] != PROBLEM:
-        return Unreachable(f"answered {answer.status} without a reason", "protocol")
-    problem = _object(data)
-    wait = answer.getheader("Retry-After", "")
-    code, detail, hint = (str(problem.get(name, "")) for name in ("code", "detail", "hint"))
-    return AgentError(answer.status, code, detail, hint, float(wait) if wait.isdecimal() else 0.0)
+def _require_good(answer: http.client.HTTPResponse, data: bytes) -> None:
+    if answer.status in (http.client.OK, http.client.CREATED):
+        return
+    kind, wait = answer.getheader("Content-Type", "").partition(";")[0], answer.getheader("Retry-After", "")
+    verdict = answer.status == http.client.UNPROCESSABLE_ENTITY and kind == JSON
+    document = _object(data) if verdict or kind == PROBLEM else {}
+    said = document.get("error") if verdict else document
+    if not isinstance(said, dict) or not said:
+        raise Unreachable(f"answered {answer.status} without a reason", "protocol")
+    code, hint = (str(said.get(name, "")) for name in ("code", "hint"))
+    detail = str(said.get("message" if verdict else "detail", ""))
+    error = AgentError(answer.status, code, detail, hint, float(wait) if wait.isdecimal() and len(wait) < 9 else 0.0)
+    error.verdict = document if verdict else None
+    raise error
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -255,27 +272,27 @@ def _object(data: bytes) -> dict[str, Any]:
     return document
 
 
-def _chunks(body: IO[bytes] | Iterable[bytes]) -> Iterable[bytes]:
+def _list(document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    if not isinstance(found := document.get(name), list):
+        raise Unreachable(f"the answer has no {name}", "protocol")
+    return found
+
+
+def _chunks(body: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
     read = getattr(body, "read", None)
-    return iter(lambda: read(CHUNK), b"") if read else body
-
-
-def _signing(key: str, options: Mapping[str, str]) -> str:
-    return _key(key, "/sign", options) if key else _path("/v1/sign", options)
+    try:
+        if read is None:
+            yield from body
+        while read and (chunk := read(CHUNK)):
+            yield chunk
+    except OSError as error:
+        raise _OwnFault from error
 
 
 def _key(name: str, after: str, options: Mapping[str, str]) -> str:
-    return _path(f"/v1/keys/{_quoted(name)}{after}", options)
+    return _path((f"/v1/keys/{quote(name, safe='')}" if name else "/v1") + after, options)
 
 
 def _path(path: str, options: Mapping[str, str]) -> str:
-    query = urllib.parse.urlencode({name: value for name, value in options.items() if value})
+    query = urlencode({name: value for name, value in options.items() if value})
     return f"{path}?{query}" if query else path
-
-
-def _quoted(text: str) -> str:
-    return urllib.parse.quote(text, safe="")
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")

@@ -119,6 +119,14 @@ def test_a_challenge_has_the_nonce(agent: Any) -> None:
     assert (bundle["fresh"]["nonce"], bundle["payload"]["digest"]) == (nonce.hex(), digest)
 
 
+def test_a_verdict_that_says_no_is_an_error_that_has_it(client: Any, agent: Any) -> None:
+    """The simulator's root is no vendor's."""
+    with pytest.raises(client.AgentError) as caught:
+        agent.verify(agent.sign(b"x"), any_workload=True)
+    assert (caught.value.status, caught.value.code) == (422, "verify.untrusted-root")
+    assert caught.value.verdict["checks"][-1]["ok"] is False
+
+
 def test_a_refusal_has_code_and_hint(client: Any, agent: Any) -> None:
     with pytest.raises(client.AgentError) as caught:
         agent.sign(b"x", context="c" * 300)
