@@ -185,10 +185,12 @@ def write_config(folder: Path, simulator: Simulator, more: str = "", **daemon: A
 
 
 @contextmanager
-def running_daemon(simulator: Simulator, folder: Path, more: str = "", **daemon: Any) -> Iterator[Daemon]:
-    """Started, READY said; ended with everything of it afterwards."""
+def running_daemon(
+    simulator: Simulator, folder: Path, more: str = "", *, within: Sequence[str] = (), **daemon: Any
+) -> Iterator[Daemon]:
+    """Started, READY said; ended with everything of it afterwards. ``within``: words that run the command."""
     config = write_config(folder, simulator, more, **daemon)
-    process, ear = start(folder, "daemon", "--config", str(config))
+    process, ear = start(folder, "daemon", "--config", str(config), within=within)
     try:
         with ear:
             await_ready(ear, process, folder)
@@ -202,7 +204,7 @@ def running_daemon(simulator: Simulator, folder: Path, more: str = "", **daemon:
 
 
 def start(
-    folder: Path, *arguments: str, cwd: Path = ROOT, **environment: str
+    folder: Path, *arguments: str, cwd: Path = ROOT, within: Sequence[str] = (), **environment: str
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """`tee-agent ARGUMENTS` with a notify socket of its own; its log is daemon.log."""
     notify = folder / "notify"
@@ -211,7 +213,7 @@ def start(
     ear.bind(str(notify))
     variables = {**os.environ, "NOTIFY_SOCKET": str(notify), **environment}
     with (folder / "daemon.log").open("ab") as log:
-        return subprocess.Popen([*CLI, *arguments], cwd=cwd, stdout=log, stderr=log, env=variables), ear
+        return subprocess.Popen([*within, *CLI, *arguments], cwd=cwd, stdout=log, stderr=log, env=variables), ear
 
 
 def await_ready(ear: socket.socket, process: subprocess.Popen[bytes], folder: Path) -> None:
