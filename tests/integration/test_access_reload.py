@@ -107,12 +107,13 @@ def test_reload_and_a_broken_policy(own: Daemon) -> None:
 
 WAITS = """
 import http.client, socket, sys
-c = http.client.HTTPConnection("agent", timeout=60)
-c.sock = socket.socket(socket.AF_UNIX)
-c.sock.connect(sys.argv[1])
+sock = socket.socket(socket.AF_UNIX)
+sock.settimeout(60)
+sock.connect(sys.argv[1])
 for _ in sys.stdin:
-    c.request("POST", "/v1/sign", b"x")
-    answer = c.getresponse()
+    sock.sendall(b"POST /v1/sign HTTP/1.1\\r\\nHost: agent\\r\\nContent-Length: 1\\r\\n\\r\\nx")
+    answer = http.client.HTTPResponse(sock, method="POST")
+    answer.begin()
     answer.read()
     print(answer.status, flush=True)
 """
