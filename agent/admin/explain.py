@@ -29,6 +29,7 @@ NOBODY = -1
 _NOT_GIVEN = {"keys": "not given: the agent's key and the caller's own", "secrets": "not given: no secret"}
 """What an allow rule without the selector covers."""
 _WISH = ("key", "use", "format", "context", "audience", "secret")
+_PERSISTENT = "persistent"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +45,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     wish.add_argument("--key", default="", metavar="K", help="NAMESPACE/NAME, or NAME (default: the agent's own key)")
     for name in _WISH[1:]:
         wish.add_argument(f"--{name}", default="", metavar=name[0].upper())
+    wish.add_argument(f"--{_PERSISTENT}", action="store_true", help="keys.create: one that stays over restarts")
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Returns 0 where it is allowed, 77 where not. Raises ConfigError, UsageError, Denied."""
     who = _process(args) if args.pid is not None else _described(args)
-    wish = Wish(args.operation, **{name: getattr(args, name) for name in _WISH})
+    wish = Wish(args.operation, **{name: getattr(args, name) for name in (*_WISH, _PERSISTENT)})
     rules = rulefiles.load(config)
     found = rules.explain(who, wish)
     if args.json:
@@ -147,4 +149,5 @@ def _request(wish: Wish, key: str) -> str:
     parts = [wish.operation]
     if "keys" in APPLIES[wish.operation]:
         parts.append(f"key {key or AGENT_KEY}")
-    return ", ".join(parts + [f"{name} {getattr(wish, name)!r}" for name in _WISH[1:] if getattr(wish, name)])
+    parts += [f"{name} {getattr(wish, name)!r}" for name in _WISH[1:] if getattr(wish, name)]
+    return ", ".join([*parts, _PERSISTENT] if wish.persistent else parts)

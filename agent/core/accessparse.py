@@ -31,7 +31,7 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(service|scope|socket|mount|swap
 _CONTAINER = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\*?|\*", re.ASCII)
 _OWN = re.compile(r"uid-[0-9]+", re.ASCII)
-_WHAT = ("keys", "uses", "formats", "contexts", "audiences", "secrets")
+_WHAT = ("keys", "uses", "formats", "contexts", "audiences", "secrets", "persistent")
 KEYS = ("name", "effect", "who", "operations", *_WHAT, "namespace")
 """Of a rule."""
 WHO = ("user", "group", "unit", "container")
@@ -194,6 +194,9 @@ class _Parser:
             if name in table:
                 self._written[name] = self._values(table[name], self._at.under(name), check)
                 found[name] = kind(self._written[name])
+        if "persistent" in table:
+            found["persistent"] = checks.boolean(table["persistent"], self._at.under("persistent"))
+            self._written["persistent"] = ("true" if found["persistent"] else "false",)
         return found
 
     def _namespace(self, table: Mapping[str, Any], *, allow: bool) -> str:

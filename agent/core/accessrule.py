@@ -30,7 +30,7 @@ AGENT_KEY = "agent"
 APPLIES: Mapping[str, frozenset[str]] = {
     "status": frozenset(),
     "keys.list": frozenset({"keys"}),
-    "keys.create": frozenset({"keys", "uses"}),
+    "keys.create": frozenset({"keys", "uses", "persistent"}),
     "keys.rotate": frozenset({"keys", "uses"}),
     "keys.destroy": frozenset({"keys", "uses"}),
     "sign": frozenset({"keys", "uses", "formats", "contexts", "audiences"}),
@@ -49,7 +49,7 @@ ANY = "*"
 class Wish:
     """What a caller wants. ``key`` is "namespace/name", or a bare name in the caller's namespace, "" the agent's own.
 
-    ``secret`` is the name of a configured secret, "" for the list of them.
+    ``secret`` is the name of a configured secret, "" for the list of them; ``persistent`` is for a key to be made.
     Raises UsageError for an operation that there is none of, or a key with more than one slash.
     """
 
@@ -60,6 +60,7 @@ class Wish:
     context: str = ""
     audience: str = ""
     secret: str = ""
+    persistent: bool = False
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -114,6 +115,7 @@ class Rule:
     contexts: tuple[str, ...] | None = None
     audiences: tuple[str, ...] | None = None
     secrets: tuple[str, ...] | None = None
+    persistent: bool | None = None
     namespace: str = ""
     written: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
@@ -149,6 +151,8 @@ class Rule:
             yield "keys", self._covers(wish, namespace)
         if "secrets" in APPLIES[wish.operation]:
             yield "secrets", self._releases(wish.secret)
+        if self.persistent is not None:
+            yield "persistent", wish.persistent is self.persistent
         for name, values, value in (("uses", self.uses, wish.use), ("formats", self.formats, wish.format)):
             if values is not None:
                 yield name, value in values or (not value and not self.allow)

@@ -37,6 +37,9 @@ MAX_PENDING, MAX_BATCH = 4096, 128
 RESERVE = 262_144
 """Free bytes on the disk that a key change wants: its own record must fit."""
 
+WISHED = ("key", "use", "format", "context", "audience", "secret", "persistent")
+"""What of a refused wish is told, where it was given."""
+
 Source = tuple[str, Who, str]
 """Kind of a record, its caller, and what failed."""
 
@@ -96,7 +99,7 @@ class Audit:
     def denied(self, caller: Caller, wish: Wish, decision: Decision) -> None:
         """A refusal by the access policy, as agent.daemon.guard tells it."""
         who = auditdraft.who(caller)
-        wished = {name: getattr(wish, name) for name in ("key", "use", "format", "context", "audience", "secret")}
+        wished = {name: getattr(wish, name) for name in WISHED}
         about = {name: value for name, value in wished.items() if value}
         fields = {"operation": wish.operation, "rule": decision.rule, "reason": decision.reason, **about}
         self._often(("denied", who, ""), self._draft("denied", "warning", auditdraft.document(who), fields))

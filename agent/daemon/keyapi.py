@@ -105,7 +105,7 @@ class KeyApi:
             )
             return as_json(describe_named(key), 201)
 
-        return Wish("keys.create", key=asked.key, use=use), act
+        return Wish("keys.create", key=asked.key, use=use, persistent=persistent), act
 
     async def rotate(self, call: Call) -> tuple[Wish, Act]:
         """A new generation of a key."""
@@ -168,7 +168,7 @@ class KeyApi:
                 return await self.fresh.signed(call, NamedHolder(self.keys, key), asked.texts, whose(key))
             return await formats.fulfil(self._order(call, key, asked.generation, options))
 
-        return Wish("sign", key=asked.key, use=use, format=form, **texts), act
+        return Wish("sign", asked.key, use, form, texts["context"], texts["audience"]), act
 
     async def attestation(self, call: Call) -> tuple[Wish, Act]:
         """A key's document for relying parties, with evidence in force."""

@@ -24,6 +24,7 @@ WISHES = (
     Wish("sign", key="uid-1000/app", use="jws", format="jws", context="orders", audience="shop"),
     Wish("sign", key="", use="bundle", format="bundle"),
     Wish("secret", secret="db"),
+    Wish("keys.create", key="a", use="raw", persistent=True),
 )
 RULES = b"""[[rule]]
 name = "app"
@@ -49,11 +50,20 @@ effect = "allow"
 who = {user = "root"}
 operations = "secret"
 secrets = ["db", "app-*"]
+
+[[rule]]
+name = "brief"
+effect = "allow"
+who = {user = "app"}
+operations = "keys.create"
+persistent = false
 """
 RULE_WORDS = (
     *(f'"{name}"'.encode() for name in sorted(OPERATIONS)),
     *(f"{name} = ".encode() for name in ("name", "effect", "who", "operations", "keys", "uses", "formats", "contexts")),
-    *(f"{name} = ".encode() for name in ("audiences", "secrets", "namespace")),
+    *(f"{name} = ".encode() for name in ("audiences", "secrets", "namespace", "persistent")),
+    b"true",
+    b"false",
     b"[[rule]]",
     b"{user = ",
     b"{group = ",

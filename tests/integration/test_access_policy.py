@@ -37,6 +37,8 @@ RULES = (
     rule("unit", who={"unit": "web.service", "user": str(STRANGER)}, operations=["sign", "status"]),
     rule("shop", who={"unit": "web.service"}, operations=["keys.create", "keys.destroy"], namespace="shop"),
     rule("box", who={"container": BOX}, operations="sign"),
+    rule("brief", who={"unit": "brief.service"}, operations="keys.create", persistent=False, namespace="brief"),
+    rule("lasting", who={"unit": "lasting.service"}, operations="keys.create", persistent=True, namespace="lasting"),
 )
 
 
@@ -143,6 +145,20 @@ def test_a_namespace_is_the_rule_s(daemon: Daemon) -> None:
         assert code(daemon.curl(*other, user=web)) == "denied.policy"
         assert code(daemon.curl(*make, user=as_user(MEMBER, GROUP))) == "denied.policy"
         assert daemon.curl("-X", "DELETE", "http://agent/v1/keys/till", user=web)[0] == 200
+
+
+def test_keys_of_this_boot_only_and_persistent_ones_only(daemon: Daemon) -> None:
+    def made(unit: str, name: str, **more: bool) -> str:
+        body = json.dumps({"name": name, "use": "raw", **more})
+        with cgroup(f"/{SLICE}/{unit}") as group:
+            user = [*inside(group), *as_user(STRANGER)]
+            return code(daemon.curl("--json", body, "http://agent/v1/keys", user=user))
+
+    assert made("brief.service", "a", persistent=True) == "denied.policy"
+    assert made("brief.service", "a") == made("brief.service", "b", persistent=False) == ""
+    assert made("lasting.service", "a") == made("lasting.service", "a", persistent=False) == "denied.policy"
+    # Allowed: it fails later, for this daemon has no root to seal keys under.
+    assert made("lasting.service", "a", persistent=True) == "config.sealing"
 
 
 EXEC = """

@@ -28,6 +28,7 @@ RULES = text(
     ),
     rule("no-root-key", "deny", who={"group": ["50", "60"]}, keys="shop/root"),
     rule("staff", who={"group": "50"}, operations=["status", "sign"]),
+    rule("till", who={"user": "1002"}, operations="keys.create", persistent=False),
 )
 Explain = Callable[..., tuple[int, str]]
 
@@ -75,6 +76,7 @@ def test_the_rules_that_do_not_and_why(explain: Explain) -> None:
         ("shop", "who.user", ["1000"]),
         ("no-root-key", "keys", ["shop/root"]),
         ("staff", "who.group", ["50"]),
+        ("till", "operations", ["keys.create"]),
     ]
     status, out = explain("--quiet", "--user", "1001", "--group", "60", "sign", "--key", "shop/x")
     assert status == 77
@@ -171,3 +173,14 @@ def test_others_may_ask_about_their_own_processes_only() -> None:
         assert own.returncode == 77
         other = subprocess.run([*asked, str(os.getpid())], cwd=ROOT, capture_output=True, timeout=60, check=False)
         assert (other.returncode, json.loads(other.stdout)["error"]["code"]) == (77, "denied.peer")
+
+
+def test_keys_of_this_boot_only(explain: Explain) -> None:
+    make = ("--user", "1002", "keys.create", "--key", "a")
+    assert document(explain, *make)["rule"] == "till"
+    found = document(explain, *make, "--persistent")
+    assert (found["allowed"], found["request"]["persistent"]) == (False, True)
+    assert (found["passed_over"][-1]["selector"], found["passed_over"][-1]["values"]) == ("persistent", ["false"])
+    out = explain(*make, "--persistent")[1]
+    assert "key uid-1002/a, persistent\n" in out
+    assert "persistent: false" in out

@@ -49,14 +49,16 @@ WISHES = st.builds(
     st.sampled_from(["", "orders", "orders/eu"]),
     st.sampled_from(["", "rp"]),
     st.sampled_from(["", "db", "db-2"]),
+    st.booleans(),
 )
-WHAT = {
+WHAT: dict[str, st.SearchStrategy[Any]] = {
     "keys": names("*", "agent", "shop/*", "uid-1001/x"),
     "uses": names(*USES),
     "formats": names(*FORMATS),
     "contexts": names("", "orders*", "orders/eu"),
     "audiences": names("rp", "r*"),
     "secrets": names("*", "db", "db-*"),
+    "persistent": st.booleans(),
 }
 
 

@@ -93,6 +93,11 @@ def changed(old: str, new: str) -> str:
         (changed('["sign"]', '"secret"') + 'secrets = "a/b"', "rule web.secrets", "BEGINNING*"),
         (changed('["sign"]', '"secret"') + 'secrets = ""', "rule web.secrets", "BEGINNING*"),
         (GOOD + 'secrets = "x"', "rule web.secrets", "nothing about sign"),
+        (GOOD + "persistent = true", "rule web.persistent", "nothing about sign"),
+        (changed('["sign"]', '"keys.*"') + "persistent = true", "rule web.persistent", "nothing about keys.list"),
+        (changed('["sign"]', '"keys.create"') + 'persistent = "true"', "rule web.persistent", "boolean"),
+        (changed('["sign"]', '"keys.create"') + "persistent = [true]", "rule web.persistent", "boolean"),
+        (changed('["sign"]', '"keys.create"') + "persistent = 1", "rule web.persistent", "boolean"),
         (GOOD + GOOD, "rule web.name", "already"),
     ],
 )

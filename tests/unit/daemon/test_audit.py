@@ -135,6 +135,14 @@ def test_a_flood_of_denials_is_counted(tmp_path: Path, log: Audit) -> None:
     assert (tmp_path / "audit.jsonl").stat().st_size < 10_000
 
 
+def test_a_denial_says_what_was_wished(tmp_path: Path, log: Audit) -> None:
+    log.denied(CALLER, Wish("keys.create", key="a", use="raw", persistent=True), DENIED)
+    log.close()
+    fields = told(tmp_path)[-1][1]
+    assert fields.pop("reason")
+    assert fields == {"operation": "keys.create", "rule": "default", "key": "a", "use": "raw", "persistent": True}
+
+
 def test_many_callers_find_no_more_room_than_there_is(tmp_path: Path, log: Audit) -> None:
     for uid in range(3 * MAX_ROWS):
         for _ in range(2):
