@@ -154,7 +154,7 @@ class Agent:
         return self._json("POST", _key(key, "/sign", options), document, BATCH)
 
     def challenge(self, nonce: bytes, **fields: Any) -> bytes:
-        """A bundle with evidence made after ``nonce`` (16 to 64 bytes) came. ``fields``: audience, claims, payload..."""
+        """A bundle with evidence made after ``nonce`` (16 to 64 bytes) came. ``fields``: audience, payload..."""
         document = json.dumps({"nonce": nonce.hex(), **fields}).encode()
         return self.request("POST", "/v1/challenge", document, {"Content-Type": JSON})
 

@@ -129,10 +129,16 @@ class Batcher:
             for number, challenge in enumerate(asked.challenges)
         ]
         done: asyncio.Future[Answered | None] = asyncio.get_running_loop().create_future()
-        self._lines.add(Waiting(asked, key, random, hashes, done))
+        item = Waiting(asked, key, random, hashes, done)
+        self._lines.add(item)
         self._arrived.set()
         self._mark_full()
-        return await done
+        try:
+            return await done
+        except asyncio.CancelledError:
+            self._lines.remove(item)
+            self._mark_full()
+            raise
 
     async def run(self) -> None:
         """Serve for ever. Cancelled, it takes no more; what a quote is being made for is still answered."""
@@ -183,13 +189,11 @@ class Batcher:
     def _closed(self) -> list[Waiting]:
         """The requests of the next tree."""
         items = self._lines.closed(self._budget.most, partial(self._may_stay, at=self._now()))
-        self._full.clear()
         self._mark_full()
         return items
 
     def _mark_full(self) -> None:
-        if self._lines.leaves >= self._budget.most:
-            self._full.set()
+        (self._full.set if self._lines.leaves >= self._budget.most else self._full.clear)()
 
     def _may_stay(self, item: Waiting, at: datetime) -> bool:
         """False for one that has left, or whose key is no longer what it was: then it has been told."""

@@ -110,7 +110,7 @@ class Budget:
         self._clock = clock
         self._leaves, self._bytes, self._keys = Places(leaves(most)), Places(LEAF_BYTES), Places(KEYS)
         self._queues: dict[Turn, Queues] = {kind: {} for kind in Turn}
-        self._busy = False
+        self._busy, self._since = False, 0.0
         self._now = self._last = Turn.KEY
         self._ended = -math.inf
         self._took: deque[float] = deque(maxlen=REMEMBERED)
@@ -124,8 +124,9 @@ class Budget:
 
     @property
     def expected_seconds(self) -> float:
-        """The mean of the last ones: stalls of the host are in it."""
-        return sum(self._took) / len(self._took) if self._took else UNKNOWN_SECONDS
+        """The mean of the last ones, the host's stalls in it; no less than the one under way has taken already."""
+        mean = sum(self._took) / len(self._took) if self._took else UNKNOWN_SECONDS
+        return max(mean, self._clock() - self._since) if self._busy else mean
 
     @property
     def challenges(self) -> int:
@@ -223,7 +224,7 @@ class Budget:
             raise
 
     def _begin(self, kind: Turn) -> None:
-        self._busy = True
+        self._busy, self._since = True, self._clock()
         self._now = kind
         if kind is not Turn.OWN:
             self._last = kind

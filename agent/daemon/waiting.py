@@ -45,6 +45,13 @@ class Lines:
         self._lines.setdefault(item.asked.uid, deque()).append(item)
         self.leaves += len(item.hashes)
 
+    def remove(self, item: Waiting) -> None:
+        """Who asked has left: nothing of it is kept. For one that no tree has taken meanwhile, or not any more."""
+        line = self._lines.get(item.asked.uid, deque())
+        if item in line:
+            line.remove(item)
+            self.leaves -= len(item.hashes)
+
     def emptied(self) -> list[Waiting]:
         """All that waited, who wait no more."""
         items = [item for line in self._lines.values() for item in line]
@@ -55,8 +62,8 @@ class Lines:
     def closed(self, most: int, may_stay: Callable[[Waiting], bool]) -> list[Waiting]:
         """The requests of a tree of ``most`` leaves; they wait no more.
 
-        Always from the user who then has the fewest leaves in it, and first of all from those for whose request the
-        last tree had no room. Who may not stay is left out.
+        Always from the user who then has the fewest leaves in it, and before all of that the one request of each user
+        for which the last tree had no room. Who may not stay is left out.
         """
         items: list[Waiting] = []
         passed, room = set[int](), most
@@ -71,7 +78,7 @@ class Lines:
                 passed.add(uid)
                 continue
             items.append(self._popped(uid))
-            room, taken[uid] = room - count, taken[uid] + count
+            room, taken[uid] = room - count, max(0, taken[uid]) + count
             self._offer(heap, (taken[uid], number, uid), may_stay)
         self._passed = passed
         return items

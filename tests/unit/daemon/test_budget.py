@@ -232,6 +232,22 @@ def test_retry_after_is_the_time_that_quotes_have_been_taking() -> None:
     with_source(body)
 
 
+def test_retry_after_knows_of_a_stall_that_is_not_over() -> None:
+    async def body(source: Source) -> None:
+        await line(source.quote(Turn.TREE, seconds=0.25))
+        await source.go(1)
+        with source.budget.leaf_places(ONE, 100, 0):
+            await line(source.quote(Turn.TREE))
+            assert refused(lambda: source.budget.leaf_places(ONE, 1, 0)).retry_after == 1
+            source.at += 39.5
+            assert refused(lambda: source.budget.leaf_places(ONE, 1, 0)).retry_after == 40
+            await source.go(1)
+            source.at += 3600  # nothing is under way
+            assert refused(lambda: source.budget.leaf_places(ONE, 1, 0)).retry_after == 21
+
+    with_source(body)
+
+
 def test_a_tree_waits_as_long_as_it_costs_nothing_unless_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host gives a quote each second, whenever it is asked: then trees close late."""
     begun: list[float] = []

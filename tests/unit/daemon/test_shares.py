@@ -104,6 +104,29 @@ def test_a_request_that_had_no_room_is_not_passed_over_again_for_smaller_ones() 
     Batches(most=10).run(body)
 
 
+def test_whose_request_had_no_room_comes_first_with_that_one_only() -> None:
+    """All of a user's line would fill the tree, and others who ask for little would wait for another."""
+
+    async def body(world: Batches) -> None:
+        steps = world.quotes.gate = Steps(world)
+        tasks = [world.ask(0)]
+        await until(lambda: world.trees == [1])
+        tasks += [world.ask(10 + uid, uid=uid) for uid in range(11, 19)]
+        await until(lambda: world.waiting == 9)
+        tasks += [world.ask(*numbers, uid=1) for numbers in (range(40, 44), range(50, 54), range(60, 62))]
+        await until(lambda: world.waiting == 19)
+        await steps.step()
+        assert world.trees == [1, 8]
+        modest = world.ask(2, uid=2)
+        await until(lambda: world.waiting == 19)
+        steps.open()
+        assert place((await modest)[0], 2)[0] == 9
+        await asyncio.gather(*tasks)
+        assert world.trees == [1, 8, 9, 2]
+
+    Batches(most=10).run(body)
+
+
 def test_two_users_who_ask_for_more_than_there_is_get_the_same() -> None:
     async def body(world: Batches) -> None:
         world.quotes.gate.clear()
