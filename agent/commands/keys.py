@@ -112,13 +112,12 @@ def _table(found: Mapping[str, Any]) -> str:
 
 def _line(key: Mapping[str, Any]) -> str:
     if "name" not in key:
-        return f"agent {key['algorithm']} {key['use']} {key['id']}\n"
+        return f"agent {key['algorithm']} {key['use']} {key['id']} {key['storage']}\n"
     name = f"{key['namespace']}/{key['name']}"
     if "state" in key:
         return f"{name} persistent, {key['state']}: {key['reason']}\n"
-    kept, ends = ("persistent ", "it is destroyed") if key["persistent"] else ("", "the boot ends")
-    until = key["ends"] or ends
-    return f"{name}#{key['generation']} {key['algorithm']} {key['use']} {key['id']} {kept}until {until}\n"
+    until = key["ends"] or ("it is destroyed" if key["persistent"] else "the boot ends")
+    return f"{name}#{key['generation']} {key['algorithm']} {key['use']} {key['id']} {key['storage']} until {until}\n"
 
 
 def _details(key: Mapping[str, Any]) -> str:

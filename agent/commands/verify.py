@@ -14,7 +14,7 @@ from agent.core.challenge import NONCE_MIN
 from agent.core.cose import MAX_PAYLOAD
 from agent.core.errors import FormatError, UsageError, VerificationError
 from agent.core.keydoc import MAX_BYTES as MAX_KEY
-from agent.core.statement import USES
+from agent.core.statement import STORAGES, USES
 from agent.verify import kinds, options
 from agent.verify.bundle import BundleVerdict, verify_bundle
 from agent.verify.cose import verify_cose
@@ -75,6 +75,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--audience", metavar="TEXT", help="whom the signature must be for")
     asked.add_argument("--context", metavar="TEXT", help="the context it must be made in")
     asked.add_argument("--key", metavar="SHA256", help="SHA-256 of the signer's SubjectPublicKeyInfo")
+    asked.add_argument(
+        "--storage",
+        action="append",
+        choices=sorted(STORAGES),
+        help="where the signer's key may be kept; memory: of this boot only (repeatable)",
+    )
     asked.add_argument("--use", choices=sorted(USES), help="key document: what the key must be for")
     options.add_trust(parser)
     parser.add_argument(
@@ -162,6 +168,7 @@ def _verify_other(args: argparse.Namespace, kind: str, data: bytes) -> KeyVerdic
         key=_key(args),
         skew=timedelta(seconds=args.skew),
         collateral=options.shelf(args.collateral),
+        storage=_storage(args),
     )
     audience, context = _texts(args)
     if kind == kinds.KEY:
@@ -197,6 +204,7 @@ def _verify_bundle(args: argparse.Namespace, data: bytes) -> BundleVerdict:
         key=_key(args),
         skew=timedelta(seconds=args.skew),
         collateral=options.shelf(args.collateral),
+        storage=_storage(args),
     )
 
 
@@ -217,6 +225,10 @@ def _texts(args: argparse.Namespace) -> tuple[str | None, str | None]:
 
 def _key(args: argparse.Namespace) -> bytes | None:
     return options.octets("--key", args.key and args.key.removeprefix("sha256:"), 32, 32) or None
+
+
+def _storage(args: argparse.Namespace) -> frozenset[str] | None:
+    return None if args.storage is None else frozenset(args.storage)
 
 
 def _rtmrs(given: list[str]) -> dict[int, bytes]:

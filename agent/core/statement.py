@@ -1,7 +1,7 @@
-"""The statement of a key: what it is for, for whom, from when to when (DESIGN.md section 5). Fixed with the key.
+"""The statement of a key: what it is for, for whom, where it is kept, from when to when (DESIGN.md section 5).
 
-Its digest goes into REPORT_DATA beside the key, so neither can be swapped. Times are the guest's claim unless
-``time_source`` says otherwise; docs/bundle.md has the form byte by byte.
+Fixed with the key's evidence: its digest goes into REPORT_DATA beside the key, so neither can be swapped. Times are the
+guest's claim unless ``time_source`` says otherwise; docs/bundle.md has the form byte by byte.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ TYPE = "tee-agent/statement/v2"
 USES = frozenset({"bundle", "raw", "jws", "cose", "eat", "ssh", "internal"})
 """What a key may sign: one use for its whole life."""
 TIME_SOURCES = frozenset({"guest", "challenge", "tas"})
+MEMORY = "memory"
+STORAGES = frozenset({MEMORY, "tas", "snp-derived"})
+"""Where a private key is kept: in memory alone, or also on the disk, sealed under a root of that kind (agent.sealing).
+
+One of them for a key's whole life: what was sealed under one kind of root is never sealed under another (docs/keys.md).
+"""
 MAX_LIFETIME = timedelta(hours=24)
 MAX_BYTES = 4096
 TEXT_BYTES = 256
@@ -38,6 +44,7 @@ _KEYS = frozenset(
         "created",
         "expires",
         "owner",
+        "storage",
         "tas_nonce",
         "time_source",
         "type",
@@ -60,9 +67,10 @@ class Statement:
     """Immutable and checked: raises FormatError for a value out of its domain.
 
     ``created`` and ``expires`` are aware, whole seconds; ``owner`` names who may use the key (for example "uid:0" or
-    "unit:app.service"), ``audience`` whom the agent's configuration makes keys for ("" for anybody); ``tas_nonce`` is
-    the newest nonce that the attestation service gave this agent, or None; ``audit`` is the end of the agent's audit
-    log as it was on the disk before the key had evidence, or None where the log could not be written.
+    "unit:app.service"), ``audience`` whom the agent's configuration makes keys for ("" for anybody); ``storage`` says
+    where the private key is kept (STORAGES); ``tas_nonce`` is the newest nonce that the attestation service gave this
+    agent, or None; ``audit`` is the end of the agent's audit log as it was on the disk before the key had evidence, or
+    None where the log could not be written.
     """
 
     use: str
@@ -71,6 +79,7 @@ class Statement:
     expires: datetime
     owner: str
     audience: str
+    storage: str
     boot_id: str
     time_source: str
     tas_nonce: str | None
@@ -93,6 +102,7 @@ class Statement:
             "expires": canonical.rfc3339(self.expires),
             "owner": self.owner,
             "audience": self.audience,
+            "storage": self.storage,
             "boot_id": self.boot_id,
             "time_source": self.time_source,
             "tas_nonce": self.tas_nonce,
@@ -148,6 +158,7 @@ def _read(document: Any) -> dict[str, Any]:
         "expires": reader.time("expires"),
         "owner": reader.text("owner", TEXT_BYTES),
         "audience": reader.text("audience", TEXT_BYTES),
+        "storage": _one_of(reader, "storage", STORAGES),
         "boot_id": reader.text("boot_id", 36, BOOT_ID, "a boot id (lower-case UUID)"),
         "time_source": _one_of(reader, "time_source", TIME_SOURCES),
         "tas_nonce": _tas_nonce(reader.item("tas_nonce")),

@@ -50,7 +50,7 @@ class Keeper:
         self._folder, self._root, self._reports, self._history = folder, root, reports, history
         self._pending: dict[KeyName, Found] = {}
         self._wake = asyncio.Event()
-        self._open = False
+        self._open, self._kind = False, ""
         self._following = 0
 
     def begin(self, store: Store, evidence: Evidence) -> None:
@@ -68,8 +68,9 @@ class Keeper:
     def _hold(self, names: Iterable[KeyName], held: Held) -> None:
         self._store.held |= dict.fromkeys(names, held)
 
-    def require_open(self) -> None:
-        """Raises ConfigError (``config.sealing``), ServerError (``server.locked``)."""
+    def require_open(self) -> str:
+        """What statements call the place of such keys. Raises ConfigError (``config.sealing``), ServerError
+        (``server.locked``)."""
         if self._root is None:
             raise ConfigError(
                 "persistent keys need a root to be sealed under, and none is configured",
@@ -79,6 +80,7 @@ class Keeper:
         if not self._open:
             why = self.trouble.message if self.trouble else "the root has not come yet"
             raise ServerError(f"persistent keys are locked: {why}", retry_after=LOCKED_SECONDS, code="server.locked")
+        return self._kind
 
     def wake(self) -> None:
         """Something ended: its file is to follow."""
@@ -216,11 +218,13 @@ class Keeper:
             raise
         try:
             async with self._lock:
-                return await in_thread(partial(self._folder.open, sealer))
+                contents = await in_thread(partial(self._folder.open, sealer))
         except TeeAgentError as error:
             bad = isinstance(error, FormatError | VerificationError)
             self._hold(self._store.held, Held("broken" if bad else "locked", error.message))
             raise
+        self._kind = sealer.kind
+        return contents
 
     async def _tell(self, contents: Contents) -> None:
         for (namespace, name), reason in contents.broken.items():
@@ -258,7 +262,7 @@ class Keeper:
         """The first key that waits. Raises what keeps evidence from being made; then another one is first."""
         key, found = next(iter(self._pending.items()))
         stored, at = found.stored, self._store.now()
-        entry = Entry(stored.namespace, stored.name, stored.use, stored.lifetime, persistent=True)
+        entry = Entry(stored.namespace, stored.name, stored.use, stored.lifetime, self._kind)
         try:
             for private, one in zip(found.private, stored.generations, strict=True):
                 if not one.over(at):

@@ -21,7 +21,7 @@ from agent.core.binding import Scope
 from agent.core.bundle import ALGORITHM, USE, Attachments
 from agent.core.errors import ServerError, TeeAgentError
 from agent.core.model import Endorsements, Evidence
-from agent.core.statement import AuditHead, Statement, now_in_seconds
+from agent.core.statement import MEMORY, AuditHead, Statement, now_in_seconds
 from agent.daemon import problem
 from agent.daemon.budget import Budget, Turn
 from agent.daemon.threads import in_thread
@@ -85,12 +85,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be bound: whose key for what, and when it ends before its statement would (None: never)."""
+    """What is to be bound: whose key for what, where it is kept (``storage``, agent.core.statement), and when it ends
+    before its statement would (None: never)."""
 
     algorithm: str
     use: str
     spki: bytes
     owner: str
+    storage: str
     ends: datetime | None = None
 
 
@@ -141,6 +143,7 @@ class Attester:
             expires=min(ends, wanted.ends) if wanted.ends else ends,
             owner=wanted.owner,
             audience=self.terms.scope.audience,
+            storage=wanted.storage,
             boot_id=self.terms.scope.boot_id,
             time_source="guest",
             tas_nonce=self._tas_nonce(),
@@ -217,7 +220,7 @@ class KeyRing:
     def _attest(self) -> AttestedKey:
         private = self._next
         spki = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        made = self.attester.attest(Wanted(ALGORITHM, USE, spki, OWNER))
+        made = self.attester.attest(Wanted(ALGORITHM, USE, spki, OWNER, MEMORY))
         return AttestedKey(made.attachments, made.evidence_at, made.provider, private)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from agent.core.algorithm import SECP256K1, Algorithm
 from agent.core.errors import Conflict, ServerError, TeeAgentError, UsageError
-from agent.core.statement import now_in_seconds
+from agent.core.statement import MEMORY, now_in_seconds
 from agent.daemon.keys import RENEW_AT, Attested
 from agent.daemon.privatekey import PrivateKey
 
@@ -42,8 +42,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class NamedKey(Attested):
-    """One generation as it is now. ``ends`` is None where only the boot, or of a persistent key only destroying it,
-    ends it; ``newest`` signs by default."""
+    """One generation as it is now; ``newest`` signs by default. ``ends`` is None if only boot or destroying ends it."""
 
     namespace: str
     name: str
@@ -51,7 +50,6 @@ class NamedKey(Attested):
     created: datetime
     ends: datetime | None
     newest: bool
-    persistent: bool
     private: PrivateKey
 
     @property
@@ -61,6 +59,10 @@ class NamedKey(Attested):
     @property
     def use(self) -> str:
         return self.statement.use
+
+    @property
+    def persistent(self) -> bool:
+        return self.statement.storage != MEMORY
 
     def sign(self, data: bytes) -> bytes:
         """The signature over ``data`` in its fixed form (agent.core.algorithm)."""
@@ -93,24 +95,28 @@ class Generation:
 
 @dataclass(eq=False)
 class Entry:
-    """A name in a namespace. ``lifetime`` is that of each generation."""
+    """A name in a namespace. ``lifetime`` is that of each generation, ``storage`` what its statement says."""
 
     namespace: str
     name: str
     use: str
     lifetime: timedelta | None
-    persistent: bool = False
+    storage: str = MEMORY
     generations: list[Generation] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, str]:
         return self.namespace, self.name
 
+    @property
+    def persistent(self) -> bool:
+        return self.storage != MEMORY
+
     def shown(self, one: Generation) -> NamedKey:
         made, newest, last = one.attested, one is self.generations[-1], one.shown
         if last and last.attachments is made.attachments and last.newest is newest and last.ends is one.ends:
             return last
-        fixed = (self.namespace, self.name, one.number, one.created, one.ends, newest, self.persistent, one.private)
+        fixed = (self.namespace, self.name, one.number, one.created, one.ends, newest, one.private)
         one.shown = NamedKey(made.attachments, made.evidence_at, made.provider, *fixed)
         return one.shown
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from agent.core import algorithm as algorithms
 from agent.core.algorithm import Algorithm
 from agent.core.errors import Conflict, DeadlineExceeded, TeeAgentError, UsageError
-from agent.core.statement import now_in_seconds
+from agent.core.statement import MEMORY, now_in_seconds
 from agent.daemon.budget import Turn
 from agent.daemon.keeper import Keeper, require_keeper
 from agent.daemon.keys import RETRY_MAX, RETRY_SECONDS, Attested, Attester, Log, Wanted
@@ -113,12 +113,12 @@ class NamedKeys:
         For a persistent key ConfigError (``config.sealing``), ServerError (``server.locked``, ``server.storage``).
         """
         kind = algorithms.find(algorithm)
-        entry = Entry(namespace, require_name(name), require_use(use, algorithm), lifetime, persistent)
+        require_name(name), require_use(use, algorithm)
         if lifetime is not None and lifetime < LEAST_LIFETIME:
             raise UsageError(f"a key lives {LEAST_LIFETIME.total_seconds():.0f} seconds at the least")
         self._store.require_free(namespace, name)
-        if persistent:
-            require_keeper(self._keeper).require_open()
+        storage = require_keeper(self._keeper).require_open() if persistent else MEMORY
+        entry = Entry(namespace, name, use, lifetime, storage)
         return await self._added(entry, kind, None, made, payer)
 
     async def rotate(
@@ -288,7 +288,7 @@ class NamedKeys:
             return await self._attested(entry, private, ends)
 
     async def _attested(self, entry: Entry, private: PrivateKey, ends: datetime | None) -> Attested:
-        wanted = Wanted(private.algorithm.name, entry.use, private.spki, entry.namespace, ends)
+        wanted = Wanted(private.algorithm.name, entry.use, private.spki, entry.namespace, entry.storage, ends)
         return await in_thread(partial(self._attester.attest, wanted))
 
     async def _in_time(self, task: asyncio.Task[T]) -> T:

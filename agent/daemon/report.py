@@ -41,6 +41,7 @@ def describe_key(key: Attested) -> dict[str, Any]:
         "id": key.attachments.key_sha256.hex(),
         "algorithm": key.statement.algorithm,
         "use": key.statement.use,
+        "storage": key.statement.storage,
         "spki": b64(key.attachments.spki),
         "statement": key.statement.to_json(),
         "evidence": {

@@ -4,7 +4,7 @@
 2. the key's signature over everything else in the bundle
 3. the statement says that the key is for bundles, and its algorithm
 4. the statement was in force
-5. payload, context, audience, key and nonce are the ones asked for
+5. payload, context, audience, key, storage and nonce are the ones asked for
 6. fresh mode: the challenge is a leaf of the quoted tree
 7. onwards: the evidence (snp.verify, tdx.verify) with the REPORT_DATA that binds the key; floor; policy
 
@@ -74,15 +74,17 @@ def verify_bundle(
     key: bytes | None = None,
     skew: timedelta = SKEW,
     collateral: Endorsements | Shelf | None = None,
+    storage: frozenset[str] | None = None,
 ) -> BundleVerdict:
     """Verify one bundle as of ``at``; what is None is not compared, and the verdict says so.
 
     ``anchors`` None means the vendors' roots only; ``key`` is the SHA-256 of the signer's SubjectPublicKeyInfo;
-    ``collateral`` is the verifier's own and goes before the bundle's (a newer CRL, for example).
+    ``collateral`` is the verifier's own and goes before the bundle's (a newer CRL, for example); ``storage`` has the
+    places where the signer's private half may be kept.
     Raises UsageError, FormatError, VerificationError (with the checks made so far).
     """
     workload = Workload(policy, measurement, mrtd, dict(rtmrs or {}), any_workload)
-    judge = Judge(at, workload, anchors, floor, key, skew, collateral)
+    judge = Judge(at, workload, anchors, floor, key, skew, collateral, storage)
     expected = form.Payload.of(payload) if isinstance(payload, bytes) else payload
     bundle = form.decode(data)  # 1
     attached = bundle.attachments
@@ -95,6 +97,7 @@ def verify_bundle(
     trial.asked_text("context", context, bundle.context)
     trial.asked_text("audience", audience, bundle.audience)
     trial.asked("key", key, attached.key_sha256, f"the key is sha256:{attached.key_sha256.hex()}")
+    trial.storage(attached, judge)
     _check_nonce(trial, bundle, nonce)
     _check_fresh(trial, bundle)  # 6
     verified = trial.evidence(attached, bundle.report_data(), judge)  # 7

@@ -3,7 +3,7 @@
 1. form: canonical, complete, at most 1 MiB (failing is a FormatError)
 2. the statement is for this algorithm, and for the use that is asked for
 3. the statement is in force
-4. the key is the one asked for
+4. the key is the one asked for, and kept where it may be
 5. onwards: the evidence with the REPORT_DATA that binds key and statement; floor; policy
 """
 

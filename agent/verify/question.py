@@ -20,7 +20,7 @@ from agent.core.errors import FormatError, UsageError, VerificationError
 from agent.core.keydoc import MAX_BYTES as MAX_KEY
 from agent.core.model import TrustAnchor
 from agent.core.policy import Policy
-from agent.core.statement import USES
+from agent.core.statement import STORAGES, USES
 from agent.verify import kinds
 from agent.verify.bundle import BundleVerdict, verify_bundle
 from agent.verify.cose import verify_cose
@@ -45,6 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "nonce": None,
     "key": None,
     "use": None,
+    "storage": None,
     "at": None,
 }
 _MEANT = {
@@ -74,6 +75,7 @@ class Question:
     nonce: bytes | None
     key: bytes | None
     use: str | None
+    storage: frozenset[str] | None
     at: datetime | None
 
     @classmethod
@@ -97,6 +99,7 @@ class Question:
             nonce=given("nonce", lambda: reader.hexadecimal("nonce", eat.NONCE_MIN, NONCE_MAX)),
             key=given("key", lambda: reader.hexadecimal("key", 32)),
             use=given("use", lambda: _use(reader)),
+            storage=given("storage", lambda: _storage(reader.item("storage"))),
             at=given("at", lambda: reader.time("at")),
         )
         question.require_workload()
@@ -119,7 +122,7 @@ class Question:
         self._require_fitting(kind)
         policy = Policy.from_bytes(self.policy) if self.policy is not None else None
         workload = Workload(policy, any_workload=self.any_workload)
-        judge = Judge(self.at or now, workload, anchors, key=self.key)
+        judge = Judge(self.at or now, workload, anchors, key=self.key, storage=self.storage)
         if kind == kinds.BUNDLE:
             return self._bundle(self.document, judge)
         if kind == kinds.COMPACT:
@@ -157,6 +160,7 @@ class Question:
             audience=self.audience,
             context=self.context,
             key=judge.key,
+            storage=judge.storage,
         )
 
     def _require_fitting(self, kind: str) -> None:
@@ -227,6 +231,13 @@ def _use(reader: canonical.Reader) -> str:
     if use not in USES:
         raise UsageError(f"use is not one of {', '.join(sorted(USES))}")
     return use
+
+
+def _storage(value: Any) -> frozenset[str]:
+    known = isinstance(value, list) and all(isinstance(one, str) and one in STORAGES for one in value)
+    if not known or not value or len(set(value)) < len(value):
+        raise UsageError(f"storage is not a list of some of {', '.join(sorted(STORAGES))}, each once")
+    return frozenset(value)
 
 
 def _true_or_false(reader: canonical.Reader) -> bool:

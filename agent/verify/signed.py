@@ -28,10 +28,11 @@ SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """By what a key is judged: as of when, for which workload, under whose roots.
+    """By what a key is judged: as of when, for which workload, under whose roots, kept where.
 
     ``anchors`` None means the vendors' roots only, ``floor`` None the full floor; ``key`` is the SHA-256 (32 bytes) of
-    the SubjectPublicKeyInfo that it must be, if any; ``collateral`` is the verifier's own and goes before the key's.
+    the SubjectPublicKeyInfo that it must be, if any; ``storage`` has the places where its private half may be kept (as
+    statements call them), None any; ``collateral`` is the verifier's own and goes before the key's.
     """
 
     at: datetime
@@ -41,6 +42,7 @@ class Judge:
     key: bytes | None = None
     skew: timedelta = SKEW
     collateral: Endorsements | Shelf | None = None
+    storage: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,14 @@ class Trial:
         problem = f"the statement says {statement.algorithm} for {statement.use}, not {algorithm} for {use or 'any'}"
         self.add("use of the key", fits, problem, VerificationError)
 
+    def storage(self, key: Attachments, judge: Judge) -> None:
+        """The private half is kept where it may be."""
+        if judge.storage is None:
+            self.left_out.append("storage: not compared")
+            return
+        found, wanted = key.statement.storage, " or ".join(sorted(judge.storage))
+        self.add("storage", found in judge.storage, f"the key's storage is {found}, not {wanted}", BindingMismatch)
+
     def in_force(self, key: Attachments, judge: Judge) -> None:
         """The statement's time."""
         try:
@@ -161,6 +171,7 @@ class Trial:
         self.in_force(key, judge)
         found = key.key_sha256
         self.asked("key", judge.key, found, f"the key is sha256:{found.hex()}")
+        self.storage(key, judge)
         verified = self.evidence(key, report_data, judge)
         self.concede(key, verified, judge)
         return verified

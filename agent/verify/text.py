@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.core.canonical import printable, rfc3339, shown
 from agent.core.model import Check, Verified
-from agent.core.statement import Statement
+from agent.core.statement import MEMORY, Statement
 from agent.verify.bundle import BundleVerdict
 
 
@@ -27,8 +27,16 @@ def bundle_lines(verdict: BundleVerdict, compared_with: str) -> Iterator[str]:
     yield from not_checked_lines(verdict.not_checked)
 
 
+_STORAGE = {
+    MEMORY: "in memory, of this boot only",
+    "tas": "sealed on disk under a root of the attestation service: whoever has both has the key",
+    "snp-derived": "sealed on disk under a key of the chip for this measurement: it outlives the boot",
+}
+
+
 def statement_lines(statement: Statement) -> Iterator[str]:
-    """When the key is in force, on which boot, and where the audit log stood when it was made."""
+    """Where the key is kept, when it is in force, on which boot, and where the audit log stood when it was made."""
+    yield row("", f"kept ({statement.storage}) {_STORAGE[statement.storage]}")
     times = f"{rfc3339(statement.created)} to {rfc3339(statement.expires)}"
     yield row("statement", f"{times} by the {statement.time_source}'s clock, boot {statement.boot_id}")
     if statement.audit:

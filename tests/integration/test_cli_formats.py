@@ -130,6 +130,8 @@ def test_a_workload_has_to_be_said_and_must_fit(files: Files, name: str, capsys:
         ("eat.json", ("--nonce", "00" * 8), False),
         ("eat.cbor", ("--audience", "other"), False),
         ("eat.cbor", ("--audience", AUDIENCE), True),
+        *((name, ("--storage", "memory"), True) for name in KINDS),
+        *((name, ("--storage", "tas"), False) for name in KINDS),
     ],
 )
 def test_what_else_it_must_say(

@@ -71,6 +71,8 @@ def test_a_good_bundle(files: Files, capsys: pytest.CaptureFixture[str]) -> None
     assert "ADDED ROOT" in out
     assert "\nrevocation: as of " in out
     assert "  - nonce: not compared" in out
+    assert "\n  kept (memory) in memory, of this boot only\n" in out
+    assert "  - storage: not compared" in out
     assert "payload: not compared" not in out
     assert out.endswith("bundle: valid, under an ADDED ROOT\n")
 
@@ -78,7 +80,8 @@ def test_a_good_bundle(files: Files, capsys: pytest.CaptureFixture[str]) -> None
 def test_everything_asked_for(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     key = files.signer.attachments(b"-").key_sha256.hex()
     asked = ("--nonce", NONCE.hex(), "--audience", "relying.example", "--context", "release", "--key", f"sha256:{key}")
-    status, found = run_json(capsys, files.words("--payload", str(files.payload), *files.workload, *asked))
+    kept = ("--storage", "snp-derived", "--storage", "memory")
+    status, found = run_json(capsys, files.words("--payload", str(files.payload), *files.workload, *asked, *kept))
     assert (status, found["valid"]) == (0, True)
     assert found["key"]["sha256"] == key
     assert found["fresh"]["nonce"] == NONCE.hex()
@@ -128,6 +131,7 @@ def test_without_the_root_it_is_nobodys(files: Files, capsys: pytest.CaptureFixt
         (("--audience", "other"), "verify.binding"),
         (("--context", "other"), "verify.binding"),
         (("--key", "00" * 32), "verify.binding"),
+        (("--storage", "tas"), "verify.binding"),
         (("--at", "2020-01-01T00:00:00Z"), "verify.validity"),
         (("--payload", "/etc/hostname"), "verify.binding"),
     ],

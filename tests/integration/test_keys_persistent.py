@@ -167,7 +167,7 @@ def cli(daemon: Daemon, *words: str) -> bytes:
 
 def test_the_command_line(world: World) -> None:
     line = cli(world.daemon, "keys", "create", "shop", "--use", "jws", "--persistent").decode()
-    assert line.endswith(" persistent until it is destroyed\n")
+    assert line.endswith(" tas until it is destroyed\n")
     assert line in cli(world.daemon, "keys", "list").decode()
     screen = subprocess.run(
         [*CLI, "status", "--config", str(world.daemon.config)], cwd=ROOT, capture_output=True, timeout=60, check=False

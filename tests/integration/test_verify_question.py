@@ -172,6 +172,8 @@ ASKED: list[Case] = [
     ("eat.json", {"nonce": NONCE.hex(), "audience": AUDIENCE}, ["--nonce", NONCE.hex()], True),
     ("eat.cbor", {"nonce": "00" * 8}, ["--nonce", "00" * 8], False),
     ("eat.cbor", {"audience": "other"}, ["--audience", "other"], False),
+    *((name, {"storage": ["memory", "tas"]}, ["--storage", "memory", "--storage", "tas"], True) for name in KINDS),
+    *((name, {"storage": ["tas", "snp-derived"]}, ["--storage=tas", "--storage=snp-derived"], False) for name in KINDS),
 ]
 
 
@@ -240,6 +242,13 @@ def test_another_policy_refuses(world: World, capsys: pytest.CaptureFixture[str]
         ({"any_workload": True, "key": "00" * 31}, "key is not"),
         ({"any_workload": True, "use": "tas"}, "use is not"),
         ({"any_workload": True, "use": "bundle"}, "use means nothing"),
+        ({"any_workload": True, "storage": []}, "storage is not a list"),
+        ({"any_workload": True, "storage": "memory"}, "storage is not a list"),
+        ({"any_workload": True, "storage": {"memory": True}}, "storage is not a list"),
+        ({"any_workload": True, "storage": ["disk"]}, "some of memory, snp-derived, tas"),
+        ({"any_workload": True, "storage": ["memory", 1]}, "storage is not a list"),
+        ({"any_workload": True, "storage": [["memory"]]}, "storage is not a list"),
+        ({"any_workload": True, "storage": ["memory", "memory"]}, "each once"),
         ({"any_workload": True, "key_document": file(b"x")}, "key_document means nothing"),
         ({"any_workload": True, "at": "now"}, "at is not"),
         ({"any_workload": True, "at": "2026-01-01T00:00:00+01:00"}, "at is not"),

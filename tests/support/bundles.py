@@ -37,6 +37,7 @@ def statement(at: datetime, **changes: Any) -> Statement:
         expires=now_in_seconds(at) + timedelta(hours=8),
         owner="uid:0",
         audience="relying.example",
+        storage="memory",
         boot_id=BOOT_ID,
         time_source="guest",
         tas_nonce=None,

@@ -24,7 +24,7 @@ from agent.core import cbor, cose, eat, jws, keydoc, sshsig
 from agent.core.algorithm import ALGORITHMS
 from agent.core.canonical import rfc3339
 from agent.core.sshwire import NAMES, PublicKey
-from agent.core.statement import now_in_seconds
+from agent.core.statement import MEMORY, now_in_seconds
 from agent.daemon.privatekey import PrivateKey
 from sim.keys import pem
 from tests.support.formats import AUDIENCE, CONTEXT, NONCE, PAYLOAD, Party
@@ -37,6 +37,8 @@ SECRETS = {
     "ECDSA-P384": "6b9d3dad2e1b8c1c05b19875b6659f4de23c3b667bf297ba9aa47740787137d896d5724e4c70a825f872c9ea60d2edf5",
     "ECDSA-secp256k1": bytes(range(1, 33)).hex(),
 }
+STORAGES = {"ECDSA-P256": "snp-derived", "ECDSA-P384": "tas"}
+"""Where the key is kept, for it to be said in each way: the others in memory."""
 ABOUT = (
     "Signatures over simulated evidence: each case verifies at verify_at under its root_pem, an added root, with any"
     " workload. docs/formats.md tells the steps. Binary values are lower-case hex; private_key is the seed (Ed25519) or"
@@ -127,7 +129,7 @@ def ssh_steps(data: bytes, payload: bytes) -> dict[str, Any]:
 
 def _case(state: Path, at: datetime, use: str, algorithm: str) -> tuple[Party, dict[str, Any]]:
     hardware = machine("tdx" if algorithm == "ECDSA-P384" else "snp", state)
-    party = Party.on(hardware, at, use, algorithm)
+    party = Party.on(hardware, at, use, algorithm, storage=STORAGES.get(algorithm, MEMORY))
     party = replace(party, private=fixed_key(algorithm))
     root = pem(hardware.root).decode("ascii")
     return party, {"algorithm": algorithm, "private_key": SECRETS[algorithm], "root_pem": root}

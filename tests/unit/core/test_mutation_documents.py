@@ -11,7 +11,7 @@ import pytest
 from agent.core import policy, policyset
 from agent.core.errors import FormatError
 from agent.core.policy import Policy
-from agent.core.statement import Statement
+from agent.core.statement import STORAGES, Statement
 from tests.support.bundles import statement
 from tests.support.mutations import cuts, flips
 
@@ -49,6 +49,24 @@ def test_every_flipped_bit_of_a_statement_is_refused_or_another_digest() -> None
         assert found.canonical() == changed
         assert found.digest() != digest
     assert taken  # a letter of the audience, for one
+
+
+def test_where_a_key_is_kept_is_said_in_one_way_only() -> None:
+    """Each value in place of the other is another statement; whatever else stands there is none at all."""
+    value = b'"storage":"memory"'
+    data = STATEMENT.canonical()
+    assert data.count(value) == 1
+    said = {one: data.replace(value, b'"storage":"%b"' % one.encode()) for one in STORAGES}
+    assert {one: Statement.parse(changed).storage for one, changed in said.items()} == {one: one for one in STORAGES}
+    assert len({Statement.parse(changed).digest() for changed in said.values()}) == len(STORAGES)
+    for changed in said.values():
+        begin = changed.index(b'"storage":') + len(b'"storage":')
+        end = changed.index(b",", begin)
+        words = [flip for _, flip in flips(changed[begin:end])] + [cut for _, cut in cuts(changed[begin:end])]
+        words += [b'["memory"]', b"null", b"0", b"true", b"{}", b'"memory","storage":"tas"', b'"MEMORY"', b'"none"']
+        for word in words:
+            with pytest.raises(FormatError):
+                Statement.parse(changed[:begin] + word + changed[end:])
 
 
 def test_every_cut_of_a_statement_is_refused() -> None:

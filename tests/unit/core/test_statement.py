@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
+from agent import sealing
 from agent.core.errors import FormatError, Oversized, UnsupportedVersion
-from agent.core.statement import MAX_BYTES, USES, AuditHead, Statement, now_in_seconds
+from agent.core.statement import MAX_BYTES, STORAGES, USES, AuditHead, Statement, now_in_seconds
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GOOD = Statement(
@@ -21,6 +22,7 @@ GOOD = Statement(
     CREATED + timedelta(hours=24),
     "unit:app.service",
     "relying.example",
+    "memory",
     "6a1c1f0e-5b1d-4f57-9f5a-0e6d2f0c9b11",
     "guest",
     None,
@@ -30,7 +32,8 @@ GOOD = Statement(
 
 
 def test_round_trip_and_digest() -> None:
-    for statement in (GOOD, replace(GOOD, tas_nonce="0f" * 32, audit=None), *(replace(GOOD, use=use) for use in USES)):
+    others = [replace(GOOD, use=use) for use in USES] + [replace(GOOD, storage=storage) for storage in STORAGES]
+    for statement in (GOOD, replace(GOOD, tas_nonce="0f" * 32, audit=None), *others):
         data = statement.canonical()
         assert Statement.parse(data) == statement
         assert json.loads(data) == statement.to_json()
@@ -45,6 +48,7 @@ def test_every_field_counts() -> None:
         "expires": CREATED + timedelta(hours=1),
         "owner": "",
         "audience": "",
+        "storage": "tas",
         "boot_id": "6a1c1f0e-5b1d-4f57-9f5a-0e6d2f0c9b12",
         "time_source": "tas",
         "tas_nonce": "00" * 32,
@@ -55,8 +59,14 @@ def test_every_field_counts() -> None:
     others = {
         replace(GOOD, audit=AuditHead(13, "5e" * 32)).digest(),
         replace(GOOD, audit=AuditHead(12, "5f" * 32)).digest(),
+        replace(GOOD, storage="snp-derived").digest(),
     }
-    assert len(digests | others | {GOOD.digest()}) == len(changes) + 3
+    assert changes.keys() == {field.name for field in fields(Statement)}
+    assert len(digests | others | {GOOD.digest()}) == len(changes) + 4
+
+
+def test_a_key_is_kept_in_memory_or_under_a_root_of_a_known_kind() -> None:
+    assert {"memory", sealing.TAS, sealing.SNP_DERIVED} == STORAGES
 
 
 @pytest.mark.parametrize(
@@ -78,6 +88,13 @@ def test_every_field_counts() -> None:
         {"audience": "\ud800"},
         {"boot_id": "6A1C1F0E-5B1D-4F57-9F5A-0E6D2F0C9B11"},
         {"boot_id": ""},
+        {"storage": ""},
+        {"storage": "disk"},
+        {"storage": "Memory"},
+        {"storage": "none"},
+        {"storage": "memory,tas"},
+        {"storage": None},
+        {"storage": ["memory"]},
         {"time_source": "sundial"},
         {"tas_nonce": "0" * 63},
         {"tas_nonce": ""},

@@ -92,6 +92,7 @@ def test_everything_asked_for_leaves_nothing_of_it_unchecked(signer: Signer) -> 
         "audience": "relying.example",
         "context": "release",
         "key": hashlib.sha256(spki(signer.key)).digest(),
+        "storage": frozenset({"memory"}),
         "any_workload": False,
         **measurements(signer),
     }
@@ -103,7 +104,7 @@ def test_everything_asked_for_leaves_nothing_of_it_unchecked(signer: Signer) -> 
 
 def test_what_was_not_asked_for_is_listed(signer: Signer) -> None:
     verdict = verify(signer, signer.bundle(), payload=None)
-    names = ("payload", "context", "audience", "key", "nonce")
+    names = ("payload", "context", "audience", "key", "storage", "nonce")
     assert {f"{name}: not compared" for name in names} <= set(verdict.not_checked)
     assert "workload: any was accepted" in verdict.not_checked
 
@@ -150,6 +151,7 @@ def test_a_genuine_key_with_another_keys_signature_is_refused(signer: Signer) ->
         lambda s: replace(s, expires=s.expires + timedelta(hours=1)),
         lambda s: replace(s, owner="uid:1000"),
         lambda s: replace(s, audience="other.example"),
+        lambda s: replace(s, storage="tas"),
         lambda s: replace(s, boot_id="00000000-0000-4000-8000-000000000000"),
         lambda s: replace(s, tas_nonce="0" * 64),
         lambda s: replace(s, time_source="tas"),
@@ -260,6 +262,7 @@ def test_a_statement_has_its_time(signer: Signer) -> None:
         ("context", ""),
         ("audience", "other"),
         ("key", bytes(32)),
+        ("storage", frozenset({"tas", "snp-derived"})),
         ("nonce", NONCE + b"2"),
     ],
 )

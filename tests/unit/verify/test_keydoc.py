@@ -24,9 +24,10 @@ from agent.core.errors import (
 )
 from agent.core.model import Tee
 from agent.core.policy import Policy
-from agent.core.statement import USES
+from agent.core.statement import STORAGES, USES
 from agent.daemon.privatekey import PrivateKey
 from agent.verify.keydoc import verify_key
+from agent.verify.signedtext import key_lines
 from agent.verify.workload import Workload
 from tests.support.formats import Party
 from tests.support.simulator import machine, pki_state
@@ -88,6 +89,30 @@ def test_a_statement_for_another_algorithm_is_refused(pki_state: Path) -> None:
     lying = replace(party, statement=replace(party.statement, algorithm="ECDSA-P256"))
     with pytest.raises(VerificationError, match="the statement says ECDSA-P256 for raw, not Ed25519"):
         verify_key(lying.document(), party.judge(AT))
+
+
+@pytest.mark.parametrize("kept", sorted(STORAGES))
+def test_where_the_key_is_kept_is_bound_by_the_evidence_and_compared(party: Party, kept: str) -> None:
+    party = replace(party, statement=replace(party.statement, storage=kept))
+    document, judge = party.document(), party.judge(AT)
+    verdict = verify_key(document, judge)
+    assert "storage: not compared" in verdict.not_checked
+    assert verdict.to_json()["statement"]["storage"] == kept
+    assert any(f"kept ({kept})" in line for line in key_lines(verdict, ""))
+    for asked in (frozenset({kept}), STORAGES):
+        verdict = verify_key(document, replace(judge, storage=asked))
+        assert "storage" in [check.name for check in verdict.checks]
+        assert "storage: not compared" not in verdict.not_checked
+    for asked in (STORAGES - {kept}, frozenset(), frozenset({"disk"})):
+        with pytest.raises(BindingMismatch, match=f"the key's storage is {kept}, not") as caught:
+            verify_key(document, replace(judge, storage=asked))
+        assert caught.value.checks[-1].name == "storage"
+    for other in STORAGES - {kept}:
+        flipped = document.replace(b'"storage":"%b"' % kept.encode(), b'"storage":"%b"' % other.encode())
+        assert flipped != document
+        with pytest.raises(BindingMismatch) as caught:
+            verify_key(flipped, replace(judge, storage=frozenset({other})))
+        assert caught.value.checks[-1].name == "REPORT_DATA"
 
 
 def test_time_key_root_and_workload(party: Party) -> None:
