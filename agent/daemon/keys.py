@@ -53,6 +53,11 @@ class Attested:
     def statement(self) -> Statement:
         return self.attachments.statement
 
+    @property
+    def persistent(self) -> bool:
+        """Whether the private key is on the disk, too."""
+        return self.statement.storage != MEMORY
+
     @cached_property
     def tcb(self) -> bytes:
         """That of the evidence (agent.verify.tcb)."""

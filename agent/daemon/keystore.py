@@ -60,10 +60,6 @@ class NamedKey(Attested):
     def use(self) -> str:
         return self.statement.use
 
-    @property
-    def persistent(self) -> bool:
-        return self.statement.storage != MEMORY
-
     def sign(self, data: bytes) -> bytes:
         """The signature over ``data`` in its fixed form (agent.core.algorithm)."""
         return self.private.sign(data)
