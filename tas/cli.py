@@ -147,6 +147,7 @@ COMMANDS = (
         "tas audit heads --alerts",
         (
             _option("--boot-id", default="", metavar="ID", help="of one boot only"),
+            _option("--machine", default="", metavar="ID", help="of one machine only, as --json names it"),
             _option("--alerts", action="store_true", help="only those that contradict an earlier one"),
         ),
     ),

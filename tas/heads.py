@@ -4,7 +4,8 @@
 chain to a trusted root, signature, REPORT_DATA, floor, 4. revocation was checked, 5. one of the stored policies, with
 the TCB that it asks for: whom no policy knows has nothing to keep here. Then the head is held against those there.
 
-No nonce is spent and no evidence made for this: it is the evidence that the key has anyway.
+No nonce is spent and no evidence made for this: it is the evidence that the key has anyway. Key documents are public:
+who sends one need not be the machine that it is about, so nothing here believes the sender.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from agent.core import keydoc
 from agent.core.bundle_parts import Attachments
 from agent.core.canonical import rfc3339
 from agent.core.errors import FormatError, PolicyViolation, TeeAgentError
-from agent.core.model import Verified
+from agent.core.model import Tee, Verified
 from agent.core.policy import Policy
 from agent.verify.evidence import appraise
 from agent.verify.keydoc import verify_key
@@ -133,5 +134,17 @@ def _head(key: Attachments, verified: Verified, policy: Policy, received: str, c
         statement.audit.head if statement.audit else "",
         received,
         client,
+        machine_of(verified),
         facts,
     )
+
+
+def machine_of(verified: Verified) -> str:
+    """What the hardware names the machine by, which software in it can't choose.
+
+    SNP: REPORT_ID, random for each launch (AMD 56860, ATTESTATION_REPORT). TDX has no name for one domain: PPID, the
+    platform that it runs on (Intel PCK certificate profile, section 1.3.5).
+    """
+    if verified.tee is Tee.SNP:
+        return f"report-id:{verified.fields['report_id']}"
+    return f"ppid:{verified.fields['pck']['ppid']}"

@@ -29,6 +29,7 @@ from tas import state as states
 from tas.heads import HeadKeeper
 from tas.headstore import HeadStore
 from tas.log import Log
+from tas.nonces import Nonces
 from tas.service import Service
 from tas.state import State
 from tas.store import Store
@@ -98,9 +99,9 @@ class Server:
         self._log = log
         self._tls = tls.server_context(state.tls_cert, state.tls_key)
         material = trust.load(state, options.sources)
-        self._store = Store(state.database, durable=False)
-        self._heads = HeadStore(state.database)  # durable: a head that was taken is on the disk
-        self._service = Service(self._store, material, log)
+        self._store = Store(state.database)
+        self._heads = HeadStore(state.database)
+        self._service = Service(self._store, Nonces(), material, log)
         self._stop = asyncio.Event()
         self._manager = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         self._url = ""
@@ -109,16 +110,15 @@ class Server:
         options = self._options
         self._signals()
         try:
-            self._store.forget_nonces()
             with (
-                ThreadPoolExecutor(1, "nonces") as nonces,
-                ThreadPoolExecutor(os.cpu_count() or 2, "verify") as verify,
+                ThreadPoolExecutor(1, "secrets") as of_secrets,
+                ThreadPoolExecutor(1, "heads") as of_heads,
             ):
                 await self._listen(
                     Web(
                         self._service,
                         HeadKeeper(self._heads, self._log),
-                        Workers(nonces, verify),
+                        Workers(of_secrets, of_heads),
                         self._log,
                         per_minute=options.per_minute,
                         read_seconds=options.read_seconds,

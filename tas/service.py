@@ -26,6 +26,7 @@ from agent.core.tcbrule import TCB_PARTS, speaks_of
 from agent.verify.evidence import appraised_fields, detect, verify_evidence
 from tas import policies, request, wrap
 from tas.log import Log, Value
+from tas.nonces import Nonces
 from tas.request import Refused, SecretRequest
 from tas.store import Store
 from tas.trust import Material, update_of
@@ -67,15 +68,18 @@ def utc_now() -> datetime:
 class Service:
     """``material`` may be replaced while requests run: each request uses one set from start to end."""
 
-    def __init__(self, store: Store, material: Material, log: Log, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, store: Store, nonces: Nonces, material: Material, log: Log, now: Callable[[], datetime] = utc_now
+    ) -> None:
         self.material = material
         self._store = store
+        self._nonces = nonces
         self._log = log
         self._now = now
 
     def nonce(self) -> str:
         """64 lower-case hex characters. Raises ServerError when too many are alive."""
-        return self._store.new_nonce().text
+        return self._nonces.new().text
 
     def get_secret(self, body: Mapping[str, Any], request_id: str, client: str) -> Answer:
         """Decide and log. Every refusal is an Answer; raises only ServerError and what is a bug."""
@@ -98,7 +102,7 @@ class Service:
     def _decide(self, body: Mapping[str, Any], record: Record) -> Answer:
         tee, nonce = request.opening(body)
         record.fields["tee"] = tee.value
-        if not self._store.consume_nonce(nonce):
+        if not self._nonces.consume(nonce):
             raise request.bad_nonce("the nonce is unknown, expired or used")
         wanted = request.parse(body, tee, nonce)
         record.fields["policy"] = wanted.policy_id

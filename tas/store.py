@@ -1,8 +1,7 @@
-"""Nonces, policies and secrets in one SQLite file (WAL), shared by the server and the admin's commands.
+"""Policies and secrets in one SQLite file (WAL), shared by the server and the admin's commands.
 
-A nonce lives for a bounded time and is consumed by one statement: of any number of concurrent requests with the same
-nonce exactly one gets it. Nonces are the server's alone and end with it; policies and secrets are on disk before an
-admin's command returns. Secrets are not encrypted in the file (docs/tas.md says so): its modes protect them.
+Both are on disk before an admin's command returns. Secrets are not encrypted in the file (docs/tas.md says so): its
+modes protect them. What else the server keeps stands in tas.headstore; live nonces are in no file (tas.nonces).
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import re
 import secrets
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,11 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import ConfigError, Conflict, ServerError, UsageError
-from agent.core.model import Nonce, Secret
+from agent.core.model import Secret
 
-NONCE_SECONDS = 120
-MAX_NONCES = 20_000
-"""Live nonces at the most: at the default rate limit one client can hold some 800, over both routes."""
 SECRET_BYTES = range(32, 1025)
 BUSY_SECONDS = 5.0
 
@@ -47,6 +42,14 @@ CREATE TABLE heads (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX heads_by_boot ON heads (boot_id, seq);
 CREATE INDEX heads_by_client ON heads (client, received);
+""",
+    """
+DROP TABLE nonces;
+DROP INDEX heads_by_boot;
+DROP INDEX heads_by_client;
+ALTER TABLE heads ADD COLUMN machine TEXT NOT NULL DEFAULT '';
+CREATE INDEX heads_by_boot ON heads (machine, boot_id, seq);
+CREATE INDEX heads_by_time ON heads (machine, received);
 """,
 )
 """Each takes the database from the version that its place in the list is, to the next."""
@@ -75,30 +78,23 @@ def valid_id(text: str) -> bool:
     return bool(_ID.fullmatch(text))
 
 
-def boot_time() -> float:
-    """Seconds that also pass while the machine sleeps, and that nobody can set back."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class Store:
     """One connection, for any thread. Raises ServerError while the file is busy, ConfigError if it is broken."""
 
-    def __init__(self, path: Path, *, durable: bool = True, clock: Callable[[], float] = boot_time) -> None:
-        """``durable``: writes are on disk before a call returns; the server, which writes only nonces, needs less."""
+    def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
-        self._clock = clock
         with mapped(path.name):
             _make(path)
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
-                self._prepare(durable)
+                self._prepare()
             except BaseException:
                 self._db.close()
                 raise
 
-    def _prepare(self, durable: bool) -> None:
+    def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA secure_delete = ON")
         self._migrate()
 
@@ -121,41 +117,17 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            # A full disk ends a transaction by itself, a COMMIT that failed does not: neither may stop the next one.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def _run(self, statement: str, *values: object) -> list[Any]:
         # fetchall also ends the statement: a DELETE ... RETURNING is committed only then.
         with self._lock, mapped("the database"):
             return self._db.execute(statement, values).fetchall()
-
-    # Nonces
-
-    def forget_nonces(self) -> None:
-        """End all nonces: a server starts with none."""
-        self._run("DELETE FROM nonces")
-
-    def new_nonce(self) -> Nonce:
-        """A fresh nonce, alive for NONCE_SECONDS. Raises ServerError when MAX_NONCES are alive."""
-        now = self._clock()
-        nonce = Nonce(secrets.token_hex(32))
-        self._run("DELETE FROM nonces WHERE expires <= ?", now)
-        kept = self._run(
-            "INSERT INTO nonces SELECT ?, ? WHERE (SELECT count(*) FROM nonces) < ? RETURNING 1",
-            nonce.text,
-            now + NONCE_SECONDS,
-            MAX_NONCES,
-        )
-        if not kept:
-            raise ServerError(f"{MAX_NONCES} nonces are alive", retry_after=NONCE_SECONDS / 4, code="server.nonces")
-        return nonce
-
-    def consume_nonce(self, nonce: Nonce) -> bool:
-        """True exactly once for each nonce that is alive."""
-        rows = self._run("DELETE FROM nonces WHERE nonce = ? RETURNING expires", nonce.text)
-        return bool(rows) and rows[0][0] > self._clock()
 
     # Policies
 

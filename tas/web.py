@@ -18,13 +18,13 @@ from aiohttp import web
 
 from agent import __version__
 from agent.core import headpost, keydoc
-from agent.core.errors import ServerError
+from agent.core.errors import ServerError, TeeAgentError
 from tas.connections import Connections
 from tas.heads import HeadKeeper
 from tas.limits import RateLimiter
 from tas.log import Log
 from tas.request import Refused
-from tas.service import Service
+from tas.service import Service, printable
 
 MAX_BODY = 2 << 20
 """Bytes (MAX_CONTENT_LENGTH of the protocol)."""
@@ -45,10 +45,10 @@ _BAD_JSON = "The browser (or proxy) sent a request that this server could not un
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """``nonces`` has one thread and never waits for ``verify``, which has one per processor."""
+    """One thread each, since verifying keeps the interpreter: a boot waits for no key document and for no disk."""
 
-    nonces: Executor
-    verify: Executor
+    secrets: Executor
+    heads: Executor
 
 
 class Web:
@@ -81,17 +81,16 @@ class Web:
 
     async def _nonce(self, request: web.Request) -> web.Response:
         self._authenticate(request)
-        loop = asyncio.get_running_loop()
-        return reply({"nonce": await loop.run_in_executor(self._workers.nonces, self._service.nonce)})
+        return reply({"nonce": self._service.nonce()})
 
     async def _secret(self, request: web.Request) -> web.Response:
-        body = parse_json(request.content_type, await self._read(request))
         self._authenticate(request)
+        body = parse_json(request.content_type, await self._read(request))
         if not body:
             raise Refused(400, "Request body is required", code="denied.body")
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(
-            self._workers.verify, self._service.get_secret, body, _request_id.get(), request.remote or ""
+            self._workers.secrets, self._service.get_secret, body, _request_id.get(), request.remote or ""
         )
         return reply(answer.body, answer.status)
 
@@ -101,7 +100,7 @@ class Web:
             raise Refused(415, f"The body is a key document: {keydoc.MEDIA_TYPE}", code="denied.content-type")
         body, loop = await self._read(request), asyncio.get_running_loop()
         told = (body, self._service.material, _request_id.get(), request.remote or "")
-        answer = await loop.run_in_executor(self._workers.verify, self._heads.keep, *told)
+        answer = await loop.run_in_executor(self._workers.heads, self._heads.keep, *told)
         return reply(answer.body, answer.status)
 
     def _authenticate(self, request: web.Request) -> None:
@@ -154,6 +153,9 @@ class Web:
         except ConnectionError:
             # The client left while its body was being read.
             return error(400, _BAD_JSON)
+        except TeeAgentError as exc:
+            self._log.event("error", request=_request_id.get(), code=exc.code, reason=printable(exc.message))
+            return error(500, "Internal server error")
         except Exception as exc:
             return self._bug(exc)
 

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent.core import binding
 from agent.core.config import Config, Pin, TasConfig
 from agent.core.errors import (
-    ConfigError,
     DeadlineExceeded,
     Denied,
     ProtocolError,
@@ -25,25 +23,15 @@ from agent.core.errors import (
     TooLarge,
     TransportError,
 )
-from agent.core.model import Evidence, Nonce, Tee
-from agent.core.ports import Deadline as AnyDeadline
 from agent.deadline import Deadline
-from agent.quoter import Quoter
-from agent.session import open_tas, read_api_key, trusted_time
+from agent.session import open_tas
 from agent.tas_client import TasClient
 from agent.unseal import WrappingKey
 from tests.support.certificates import ca_pin, make, spki_pin
 from tests.support.fake_tas import API_KEY, SECRET, FakeTas, Script, Seen, answer, http, raw, wrap
-from tests.support.quotes import NoOtherQuotes
+from tests.support.quotes import Bound
 
 SERVER = make("server")
-
-
-class Bound(NoOtherQuotes):
-    """Quotes whose evidence is REPORT_DATA itself, inside something of a report's size."""
-
-    def tas(self, nonce: Nonce, wrapping_key: bytes, *, deadline: AnyDeadline) -> Evidence:
-        return Evidence(Tee.SNP, bytes(80) + binding.tas(nonce, wrapping_key).value + bytes(1040))
 
 
 @pytest.fixture(scope="module")
@@ -275,33 +263,3 @@ def test_no_tee_is_said_before_any_network(tas: FakeTas, configure: Callable[...
         open_tas(here)
     assert caught.value.exit_status == 69
     assert tas.handshakes == 0
-
-
-def test_no_tas_in_the_configuration() -> None:
-    with pytest.raises(ConfigError, match="no attestation service"):
-        open_tas(Config("f"), quotes=Bound())
-
-
-@pytest.mark.parametrize("text", ["", "two words", "a\nb", "schl\u00fcssel", "x" * 1025, "x" * 5000])
-def test_api_keys_that_are_none(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "api-key"
-    path.write_text(text)
-    with pytest.raises(ConfigError):
-        read_api_key(path)
-
-
-def test_time_is_never_before_the_image_was_built(tmp_path: Path) -> None:
-    stamp = tmp_path / "build-time"
-    now = trusted_time(stamp)
-    stamp.write_text(f"{int(now.timestamp()) + 86_400}\n")
-    assert trusted_time(stamp) > now
-    assert trusted_time(stamp).tzinfo is not None
-    for text in ("0", "-5", "soon", "9" * 40, "", "9" * 100):
-        stamp.write_text(text)
-        assert abs((trusted_time(stamp) - now).total_seconds()) < 3600
-
-
-def test_the_protocol_of_quotes_is_met() -> None:
-    """The stand-in above has the real one's methods, so it can't drift."""
-    public = {name for name in dir(Quoter) if not name.startswith("_")}
-    assert public == {name for name in dir(Bound) if not name.startswith("_")}

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterable
 
+from agent.core import binding
 from agent.core.errors import TeeAgentError
 from agent.core.model import Endorsements, Evidence, Nonce, Tee
 from agent.core.ports import Deadline
@@ -60,3 +61,10 @@ class NoOtherQuotes:
 def complete(evidence: Evidence) -> tuple[bytes, Endorsements]:
     """agent.daemon.keys.Complete without a vendor."""
     return evidence.blob, Endorsements()
+
+
+class Bound(NoOtherQuotes):
+    """Quotes whose evidence is REPORT_DATA itself, inside something of a report's size."""
+
+    def tas(self, nonce: Nonce, wrapping_key: bytes, *, deadline: Deadline) -> Evidence:
+        return Evidence(Tee.SNP, bytes(80) + binding.tas(nonce, wrapping_key).value + bytes(1040))

@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sqlite3
 import ssl
 import subprocess
@@ -236,6 +237,26 @@ def running_tas(
     finally:
         if service.process and service.process.poll() is None:
             service.kill()
+
+
+@contextmanager
+def connected(service: RunningTas, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
+    with (
+        socket.create_connection(("127.0.0.1", service.port), timeout=30) as plain,
+        (context or service.tls()).wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        yield secure
+
+
+def read_all(connection: ssl.SSLSocket) -> bytes:
+    """Until the server closes; b"" too when it does so without a goodbye."""
+    parts = []
+    try:
+        while part := connection.recv(4096):
+            parts.append(part)
+    except (ConnectionError, ssl.SSLError):
+        pass
+    return b"".join(parts)
 
 
 def snp_policy(policy_id: str, key_id: str, measurement: str) -> dict[str, Any]:

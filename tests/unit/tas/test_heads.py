@@ -92,6 +92,12 @@ def test_a_head_is_kept_with_what_the_evidence_says(world: World) -> None:
     statement = world.party.statement
     assert (kept.boot_id, kept.seq, kept.head, kept.client) == (statement.boot_id, 3, "5e" * 32, "192.0.2.1")
     facts = kept.facts
+    kind, _, value = kept.machine.partition(":")
+    if facts["tee"] == "intel-tdx":
+        assert (kind, len(value)) == ("ppid", 32)
+        assert any(bytes.fromhex(value) in der for der in world.party.machine.certificates().values())
+    else:
+        assert (kind, value) == ("report-id", world.party.attachments().blob[0x140:0x160].hex())
     assert (facts["owner"], facts["audience"], facts["use"]) == (statement.owner, statement.audience, "bundle")
     assert facts["key_id"] == world.party.attachments(b"-").key_sha256.hex()
     assert facts["added_root"] is True
@@ -113,6 +119,16 @@ def test_contradictions_are_kept_told_and_logged(snp: World) -> None:
     assert snp.keep(snp.document(4, minutes=-40))[0] == 409
     assert "went back" in snp.log()["reason"]
     assert snp.store.count() == (3, 2)
+
+
+def test_another_machine_can_t_denounce_this_one(snp: World, pki_state: Path) -> None:
+    """Root on a machine that a policy knows writes statements about the boot of another, and sends them first."""
+    rogue = replace(snp.party, machine=machine("snp", pki_state))
+    statement = replace(rogue.statement, created=AT, audit=AuditHead(9, "ff" * 32))
+    assert snp.keep(replace(rogue, statement=statement).document()) == (200, "kept")
+    assert snp.keep(snp.document(9, minutes=-50)) == (200, "kept")
+    assert snp.keep(snp.document(4, minutes=-40))[0] == 409
+    assert snp.store.shared_boots() == [snp.party.statement.boot_id]
 
 
 def refused(world: World, document: bytes, code: str, text: str = "TEE verification failed") -> None:

@@ -1,4 +1,4 @@
-"""Heads of audit logs: kept once, bounded, and held against each other within their boot."""
+"""Heads of audit logs: kept once, bounded, and held against each other within one boot of one machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.canonical import rfc3339
-from agent.core.errors import ServerError
+from agent.core.errors import ServerError, TeeAgentError
 from tas import headstore
 from tas.headstore import KEEP, Head, HeadStore
 from tas.store import Store
@@ -28,13 +28,13 @@ def store(tmp_path: Path) -> Iterator[HeadStore]:
 
 
 def head(
-    seq: int | None, minute: int, *, name: str = "", boot: str = BOOT, statement: str = "", client: str = "a"
+    seq: int | None, minute: int, *, name: str = "", boot: str = BOOT, machine: str = "m", client: str = "a"
 ) -> Head:
     """Number ``seq`` in a statement of this minute; the head follows from the number unless it has a ``name``."""
     value = "" if seq is None else (name or f"{seq:02x}") * 32
-    made = statement or f"{seq}/{minute}/{name}/{boot}/{client}".encode().hex()
+    made = f"{seq}/{minute}/{name}/{boot}/{machine}/{client}".encode().hex()
     at = rfc3339(NOW + timedelta(minutes=minute))
-    return Head(made, boot, at, seq, value, rfc3339(NOW), client, {"key_id": "k", "use": "bundle"})
+    return Head(made, boot, at, seq, value, rfc3339(NOW), client, machine, {"key_id": "k", "use": "bundle"})
 
 
 def alerts(store: HeadStore, *found: Head) -> list[str]:
@@ -48,7 +48,8 @@ def test_a_head_is_kept_once_and_comes_back_as_it_was(store: HeadStore) -> None:
     assert store.keep(made, NOW) is None
     assert store.heads() == [made]
     assert store.count() == (1, 0)
-    assert store.heads(boot_id=OTHER) == []
+    assert store.heads(boot_id=OTHER) == store.heads(machine="another") == []
+    assert store.heads(boot_id=BOOT, machine="m") == [made]
     assert made.to_json()["use"] == "bundle"
 
 
@@ -77,50 +78,123 @@ def test_boots_are_not_compared(store: HeadStore) -> None:
     assert alerts(store, head(9, 0), head(9, 1, name="ff", boot=OTHER), head(12, 2, boot=OTHER), head(10, 3)) == []
 
 
-def test_what_is_old_goes(store: HeadStore) -> None:
-    old = replace(head(9, 0), received=rfc3339(NOW - KEEP - timedelta(seconds=1)))
-    young = replace(head(10, 1), received=rfc3339(NOW - KEEP))
-    store.keep(old, NOW - KEEP)
-    store.keep(young, NOW - KEEP)
-    store.keep(head(11, 2), NOW)
-    assert [one.seq for one in store.heads()] == [10, 11]
+def test_nobody_is_denounced_by_another_machine(store: HeadStore) -> None:
+    """Whoever has a machine that a policy knows can name any boot: neither before nor after is that an alert."""
+    assert alerts(store, head(9, 0, name="ff", machine="rogue"), head(9, 1), head(12, 2, machine="rogue")) == []
+    assert alerts(store, head(10, 3)) == []
+    assert store.shared_boots() == [BOOT]
+    assert [one.seq for one in store.heads(machine="m")] == [9, 10]
 
 
-def test_one_client_displaces_its_own_and_alerts_last(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headstore, "MAX_PER_CLIENT", 3)
-    for number, one in enumerate(
-        [head(1, 0, client="b"), head(5, 0), head(5, 0, name="ff"), head(6, 1), head(7, 2), head(8, 3)]
-    ):
-        store.keep(replace(one, received=rfc3339(NOW + timedelta(seconds=number))), NOW)
-    assert [(one.client, one.seq, bool(one.alert)) for one in store.heads()] == [
-        ("b", 1, False),
-        ("a", 5, True),
-        ("a", 7, False),
-        ("a", 8, False),
-    ]
+def test_one_machine_under_several_addresses_is_one(store: HeadStore) -> None:
+    assert alerts(store, head(9, 0), head(9, 1, name="ff", client="b"))
+    assert store.shared_boots() == []
 
 
-def test_all_together_are_bounded(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headstore, "MAX_HEADS", 2)
-    store.keep(head(1, 0, client="b"), NOW)
-    store.keep(head(2, 1), NOW)
+def later(one: Head, after: timedelta) -> Head:
+    return replace(one, received=rfc3339(NOW + after))
+
+
+def keep(store: HeadStore, one: Head, after: timedelta) -> Head | None:
+    return store.keep(later(one, after), NOW + after)
+
+
+def refused(store: HeadStore, one: Head, after: timedelta) -> str:
     with pytest.raises(ServerError) as caught:
-        store.keep(head(3, 2), NOW)
+        keep(store, one, after)
     assert caught.value.code == "server.heads"
-    assert store.keep(head(2, 1), NOW) is None
-    store.keep(replace(head(4, 2), received=rfc3339(NOW + KEEP * 2)), NOW + KEEP * 2)
-    assert store.count() == (1, 0)
+    return caught.value.message
 
 
-def test_a_database_from_before_heads_is_taken_over(tmp_path: Path) -> None:
-    first = Store(tmp_path / "tas.sqlite")
-    first.create_secret("disk", 32)
-    first.close()
+def test_a_flood_displaces_nothing_and_stops_nobody_else(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sent an earlier head can't have it forgotten by sending many, from whatever address."""
+    monkeypatch.setattr(headstore, "MAX_PER_DAY", 3)
+    for number in range(3):
+        keep(store, head(number, number), timedelta(hours=number))
+    assert "of this machine" in refused(store, head(5, 5, client="b"), timedelta(hours=3))
+    assert keep(store, head(5, 5, machine="other"), timedelta(hours=3))
+    assert keep(store, head(0, 0), timedelta(hours=3)) is None
+    assert keep(store, head(6, 6), timedelta(days=1))
+    refused(store, head(7, 7), timedelta(days=1))
+    assert [one.seq for one in store.heads(machine="m")] == [0, 1, 2, 6]
+
+
+def test_a_clock_that_jumps_costs_no_head_and_stops_nobody(store: HeadStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headstore, "MAX_PER_DAY", 2)
+    keep(store, head(1, 0), timedelta())
+    for number in (2, 3):
+        keep(store, head(number, number), KEEP * 10)
+    assert [one.seq for one in store.heads()] == [1, 2, 3]
+    assert keep(store, head(4, 4), timedelta(minutes=1))
+
+
+def test_a_full_store_lets_go_of_what_is_old_and_of_nothing_else(
+    store: HeadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headstore, "MAX_HEADS", 2)
+    keep(store, head(1, 0, client="b"), timedelta())
+    keep(store, head(2, 1), timedelta(seconds=1))
+    assert "are kept" in refused(store, head(3, 2), KEEP)
+    assert keep(store, head(2, 1), KEEP) is None
+    assert keep(store, head(4, 2), KEEP + timedelta(seconds=1))
+    assert [one.seq for one in store.heads()] == [2, 4]
+
+
+def test_a_full_disk_is_said_and_ends_with_the_disk_s_being_full(store: HeadStore) -> None:
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(ServerError, match="full") as caught:
+        store.keep(replace(head(1, 0), facts={"key_id": "k" * 100_000}), NOW)
+    assert caught.value.code == "server.database"
+    store._db.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    assert store.keep(head(1, 0), NOW)
+
+
+def test_a_commit_that_fails_leaves_nothing_open(store: HeadStore) -> None:
+    def no_commit(action: int, what: str | None, *_: object) -> int:
+        return sqlite3.SQLITE_DENY if (action, what) == (sqlite3.SQLITE_TRANSACTION, "COMMIT") else sqlite3.SQLITE_OK
+
+    store._db.set_authorizer(no_commit)
+    with pytest.raises(TeeAgentError):
+        store.keep(head(1, 0), NOW)
+    store._db.set_authorizer(None)
+    assert store.count() == (0, 0)
+    assert store.keep(head(1, 0), NOW)
+
+
+OLD = """
+CREATE TABLE nonces (nonce TEXT PRIMARY KEY, expires REAL NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX nonces_by_expiry ON nonces (expires);
+CREATE TABLE policies (policy_id TEXT PRIMARY KEY, document TEXT NOT NULL, stored TEXT NOT NULL) STRICT;
+CREATE TABLE secrets (key_id TEXT PRIMARY KEY, value BLOB NOT NULL, created TEXT NOT NULL) STRICT;
+CREATE TABLE serving (one INTEGER PRIMARY KEY CHECK (one = 1), facts TEXT NOT NULL) STRICT;
+INSERT INTO secrets VALUES ('disk', zeroblob(32), '2026-11-22');
+PRAGMA user_version = 1;
+"""
+HEADS = """
+CREATE TABLE heads (
+    statement TEXT PRIMARY KEY, boot_id TEXT NOT NULL, created TEXT NOT NULL, seq INTEGER, head TEXT NOT NULL,
+    received TEXT NOT NULL, client TEXT NOT NULL, alert TEXT NOT NULL, facts TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX heads_by_boot ON heads (boot_id, seq);
+CREATE INDEX heads_by_client ON heads (client, received);
+INSERT INTO heads VALUES ('aa', 'b', 'c', 7, 'ff', 'r', '192.0.2.1', '', '{"key_id": "k"}');
+PRAGMA user_version = 2;
+"""
+
+
+@pytest.mark.parametrize("script", [OLD, OLD + HEADS], ids=["1", "2"])
+def test_databases_of_earlier_versions_are_taken_over(tmp_path: Path, script: str) -> None:
     with sqlite3.connect(tmp_path / "tas.sqlite") as database:
-        database.execute("DROP TABLE heads")
-        database.execute("PRAGMA user_version = 1")
+        database.executescript(script)
     database.close()
     store = HeadStore(tmp_path / "tas.sqlite")
+    assert [(one.client, one.machine, one.facts["key_id"]) for one in store.heads()] == (
+        [("192.0.2.1", "", "k")] if HEADS in script else []
+    )
     assert store.keep(head(1, 0), NOW)
     assert [item.key_id for item in store.secrets()] == ["disk"]
     store.close()
+    again = Store(tmp_path / "tas.sqlite")
+    assert again.secret("disk")
+    again.close()

@@ -21,6 +21,7 @@ from agent.verify.shelf import Shelf
 from sim.psp import default_measurement
 from sim.qe import default_register
 from tas.log import Log
+from tas.nonces import Nonces
 from tas.service import Service, require_current_tcb
 from tas.store import Store, StoredPolicy
 from tas.trust import Material
@@ -38,10 +39,6 @@ class Listening(Store):
 
     asked: list[str]
 
-    def consume_nonce(self, nonce: Nonce) -> bool:
-        self.asked.append("nonce")
-        return super().consume_nonce(nonce)
-
     def policy(self, policy_id: str) -> StoredPolicy | None:
         self.asked.append("policy")
         return super().policy(policy_id)
@@ -51,16 +48,29 @@ class Listening(Store):
         return super().secret(key_id)
 
 
+class ListeningNonces(Nonces):
+    """The same of nonces."""
+
+    def __init__(self, asked: list[str]) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def consume(self, nonce: Nonce) -> bool:
+        self.asked.append("nonce")
+        return super().consume(nonce)
+
+
 class World:
     """A service on one simulated machine."""
 
     def __init__(self, folder: Path, prover: Prover, material: Material, now: datetime) -> None:
         self.store = Listening(folder / "tas.sqlite")
-        self.store.asked = []
+        nonces = ListeningNonces([])
+        self.store.asked = nonces.asked
         self.prover = prover
         self.sink = io.StringIO()
         self.now = now
-        self.service = Service(self.store, material, Log(self.sink), lambda: self.now)
+        self.service = Service(self.store, nonces, material, Log(self.sink), lambda: self.now)
         self.store.create_secret("disk", 32)
         self.put(snp_policy("web", "disk", default_measurement().hex()))
         self.put(tdx_policy("td", "disk", RULES))

@@ -22,6 +22,7 @@ from agent.verify.shelf import Shelf
 from sim.psp import default_measurement
 from tas import cli
 from tas.log import Log
+from tas.nonces import Nonces
 from tas.service import Service
 from tas.store import Store
 from tas.trust import Material
@@ -62,7 +63,7 @@ class World:
         anchors = (*genuine_anchors(), anchor(prover.machine.root))
         shelf = Shelf.of(prover.machine.endorsements())
         material = Material(anchors, shelf, b"k" * 64, policy_keys=load_keys([keys / "trust"]))
-        self.service = Service(self.store, material, Log(self.sink), lambda: datetime.now(UTC))
+        self.service = Service(self.store, Nonces(), material, Log(self.sink), lambda: datetime.now(UTC))
         self.store.create_secret("disk", 32)
 
     def ask(self, document: dict[str, Any], stored_as: str = "web") -> tuple[int, str]:

@@ -1,97 +1,24 @@
-"""Nonces are alive once and for a bounded time; secrets are never replaced; files are the owner's alone."""
+"""Policies and secrets: secrets are never replaced; files are the owner's alone."""
 
 from __future__ import annotations
 
 import sqlite3
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from agent.core.errors import ConfigError, Conflict, ServerError, UsageError
-from agent.core.model import Nonce
 from tas import store as stores
-from tas.store import NONCE_SECONDS, Store
-
-
-class Hands:
-    """A clock that a test moves."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tas.store import Store
 
 
 @pytest.fixture
-def clock() -> Hands:
-    return Hands()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Hands) -> Iterator[Store]:
-    made = Store(tmp_path / "tas.sqlite", clock=clock)
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(tmp_path / "tas.sqlite")
     yield made
     made.close()
-
-
-def test_nonce_is_consumed_once(store: Store) -> None:
-    nonce = store.new_nonce()
-    assert store.consume_nonce(nonce)
-    assert not store.consume_nonce(nonce)
-
-
-def test_unknown_nonce(store: Store) -> None:
-    store.new_nonce()
-    assert not store.consume_nonce(Nonce("0" * 64))
-
-
-@pytest.mark.parametrize(("age", "alive"), [(0, True), (NONCE_SECONDS - 1, True), (NONCE_SECONDS, False)])
-def test_nonce_expires(store: Store, clock: Hands, age: int, alive: bool) -> None:
-    nonce = store.new_nonce()
-    clock.now += age
-    assert store.consume_nonce(nonce) is alive
-
-
-def test_concurrent_consumers_get_one_nonce_once(store: Store) -> None:
-    nonces = [store.new_nonce() for _ in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(store.consume_nonce, nonces * 16))
-    assert won.count(True) == len(nonces)
-
-
-def test_consumers_on_two_connections(store: Store, tmp_path: Path, clock: Hands) -> None:
-    other = Store(tmp_path / "tas.sqlite", clock=clock)
-    nonces = [store.new_nonce() for _ in range(50)]
-    with ThreadPoolExecutor(2) as pool:
-        won = pool.map(lambda one: [one.consume_nonce(nonce) for nonce in nonces], (store, other))
-    assert [sorted(pair) for pair in zip(*won, strict=True)] == [[False, True]] * len(nonces)
-    other.close()
-
-
-def test_live_nonces_are_bounded_and_dead_ones_make_room(
-    store: Store, clock: Hands, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stores, "MAX_NONCES", 3)
-    for _ in range(3):
-        store.new_nonce()
-    with pytest.raises(ServerError) as caught:
-        store.new_nonce()
-    assert caught.value.retry
-    clock.now += NONCE_SECONDS
-    store.new_nonce()
-
-
-def test_server_forgets_nonces_and_nothing_else(store: Store) -> None:
-    nonce = store.new_nonce()
-    store.create_secret("disk", 32)
-    store.put_policy("web", "{}")
-    store.forget_nonces()
-    assert not store.consume_nonce(nonce)
-    assert [info.key_id for info in store.secrets()] == ["disk"]
-    assert [policy.policy_id for policy in store.policies()] == ["web"]
 
 
 def test_policies(store: Store) -> None:
