@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.core import bundle, canonical, keydoc
-from agent.core.bundle_parts import MAX_BYTES, Attachments, read_attachments
-from agent.core.errors import FormatError, UnsupportedVersion
+from agent.core.attached import Form
+from agent.core.bundle_parts import MAX_BYTES, Attachments
 
 TYPE = "tee-agent/attachments/v1"
 MEDIA_TYPE = "application/vnd.tee-agent.attachments+json"
-_KEYS = frozenset({"endorsements", "evidence", "key", "statement", "type"})
+_FORM = Form(TYPE, "attachments", MAX_BYTES)
 
 
 def build(attachments: Attachments) -> bytes:
@@ -24,24 +24,12 @@ def build(attachments: Attachments) -> bytes:
 
 def document(members: Mapping[str, bytes]) -> bytes:
     """The same of ``Attachments.members``."""
-    data = b'{"endorsements":%s,"evidence":%s,"key":%s,"statement":%s,"type":"tee-agent/attachments/v1"}' % (
-        members["endorsements"],
-        members["evidence"],
-        members["key"],
-        members["statement"],
-    )
-    if len(data) > MAX_BYTES:
-        raise FormatError(f"attachments of {len(data)} bytes, {MAX_BYTES} are allowed", record="attachments")
-    return data
+    return _FORM.write(members)
 
 
 def decode(data: bytes) -> Attachments:
     """Strict: canonical, at most MAX_BYTES, exactly the known members. Raises FormatError, Oversized."""
-    document = canonical.decode(data, "attachments", MAX_BYTES)
-    if document.get("type") != TYPE:
-        found = canonical.shown(str(document.get("type")))
-        raise UnsupportedVersion(f"not attachments of type {TYPE}: {found}", record="attachments", expected=TYPE)
-    return read_attachments(canonical.Reader(document, "attachments", _KEYS))
+    return _FORM.read(data)
 
 
 def decode_any(data: bytes) -> Attachments:
