@@ -40,6 +40,8 @@ CONFIGFS = "configfs-tsm"
 DEVICES = {"sev-guest": ("agent.device.sev", "sev_guest"), "tdx-guest": ("agent.device.tdx", "tdx_guest")}
 """Interfaces that are a device: the module that speaks to it, and the provider it stands for."""
 INTERFACES = (CONFIGFS, *DEVICES)
+_TABLES = "snp.certtable"
+"""What reads the host's certificate table: half of all machines have none."""
 LOOK_SECONDS = 3.0
 """For status, which rather says "busy" than nothing."""
 
@@ -143,11 +145,16 @@ def describe(config: EvidenceConfig, host: Host | None = None) -> dict[str, Any]
     }
 
 
+def preload() -> None:
+    """What ``endorsements_of`` imports on first use: by then, who gave up root may be unable to read our files."""
+    importlib.import_module(_TABLES)
+
+
 def endorsements_of(evidence: Evidence) -> Endorsements:
     """Certificates that came with the evidence (SNP: the host's table). Hints from the host, to be verified later."""
     if evidence.tee is not Tee.SNP or not evidence.auxblob:
         return Endorsements()
-    certificates = cast("Callable[[bytes], Endorsements]", importlib.import_module("snp.certtable").certificates)
+    certificates = cast("Callable[[bytes], Endorsements]", importlib.import_module(_TABLES).certificates)
     try:
         return certificates(evidence.auxblob)
     except FormatError:

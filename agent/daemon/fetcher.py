@@ -35,6 +35,7 @@ from agent.daemon.rpc import Handler, Service
 from agent.daemon.state import State
 from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
+from agent.probe import preload
 from agent.session import open_tas
 
 CHECK_SECONDS = 20.0
@@ -92,6 +93,7 @@ def _now() -> str:
 
 def start(config: Config, *, supervised: bool) -> int:
     """The role's process, on the configured service if there is one. Raises as run."""
+    preload()
     return run(config, lambda: _open(config), supervised=supervised)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import resource
 from functools import partial
@@ -19,16 +18,15 @@ from agent.daemon.names import SIGNER, SOCKETS, SSH
 from agent.daemon.openapi import Description
 from agent.daemon.role import Life, begin, live, rehardened
 from agent.daemon.verifyapi import VerifyApi, judged
+from agent.probe import preload
 
 DESCRIPTORS = 8192
 """Sockets and pidfds of all connections, with room to spare."""
-_PRELOADED = "snp.certtable"
-"""Imported by agent.probe on first use: too late, for the signer's user may be unable to read our files."""
 
 
 def start(config: Config, *, supervised: bool) -> int:
     """The role's process with this machine's endorsements. Raises as run."""
-    importlib.import_module(_PRELOADED)
+    preload()
     return run(config, completer(config.evidence.endorsements), supervised=supervised)
 
 

@@ -92,9 +92,13 @@ def write_rules(folder: Path, *rules: Mapping[str, Any]) -> None:
 
 @contextmanager
 def running_world(
-    tee: str, pki_state: Path, rules: Sequence[Mapping[str, Any]] = (), tables: str = TABLES
+    tee: str,
+    pki_state: Path,
+    rules: Sequence[Mapping[str, Any]] = (),
+    tables: str = TABLES,
+    within: Sequence[str] = (),
 ) -> Iterator[World]:
-    """Secrets made, policies put, daemon ready. ``tables`` are the configuration's beside [tas]."""
+    """Secrets made, policies put, daemon ready. ``tables`` are the configuration's beside [tas]; ``within`` as there."""
     with (
         open_folder() as folder,
         running_simulator(tee, folder, pki_state) as simulator,
@@ -107,7 +111,7 @@ def running_world(
         if rules:
             write_rules(folder, *rules)
         more = tas_table(service.url, service.api_key_file, service.pin, deadline_seconds=10) + tables
-        with running_daemon(simulator, folder, more) as daemon:
+        with running_daemon(simulator, folder, more, within=within) as daemon:
             yield World(daemon, service, simulator)
 
 
