@@ -1,7 +1,8 @@
 """The ssh-agent protocol on the connections that agent.daemon.admission lets in: bytes, time limits, nothing decided.
 
-One request of a connection is answered at a time, and no byte behind it is read meanwhile: what a client may make us
-hold is a message and its answer. Slow and half-open clients lose their own connection and disturb nobody else's.
+One request of a connection is answered at a time, users in turn (agent.daemon.rota), and nothing behind what came
+with it is read meanwhile: what a client may make us hold is a message, or as many small ones as one read has, and one
+answer. Slow and half-open clients lose their own connection and disturb nobody else's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any, cast
 from agent.core.errors import FormatError
 from agent.core.sshagent import Frames
 from agent.daemon.admission import Admission, Guest
+from agent.daemon.rota import Rota
 from agent.daemon.sshapi import Session, SshApi
+from agent.daemon.turn import Turn
 
 STALL_SECONDS = 10.0
 """For a message that has begun to be complete, and for an answer to be taken."""
@@ -31,21 +34,25 @@ _LOGGER = logging.getLogger("tee-agent.ssh")
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client's. It is among ``others`` as long as it is open."""
+    """One client's. What has come is answered by a task, each request when it is its user's turn."""
 
-    def __init__(self, session: Session, guest: Guest, others: set[Connection]) -> None:
-        self._session, self._guest, self._others = session, guest, others
+    def __init__(self, session: Session, guest: Guest, front: SshFront) -> None:
+        self._session, self._guest, self._front = session, guest, front
         self._frames = Frames()
         self._waiting: deque[bytes] = deque()
         self._writable = asyncio.Event()
         self._writable.set()
+        self._turn: Turn | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._last = False
         self.task: asyncio.Task[None] | None = None
 
+    # The transport calls these.
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._others.add(self)
+        self._transport.set_write_buffer_limits(high=0)
+        self._front.opened(self)
 
     def get_buffer(self, _: int) -> memoryview:
         return _BUFFER
@@ -71,9 +78,12 @@ class Connection(asyncio.BufferedProtocol):
         return self.task is not None
 
     def pause_writing(self) -> None:
+        """The client has not taken all of an answer yet."""
         self._writable.clear()
+        self._limit(STALL_SECONDS)
 
     def resume_writing(self) -> None:
+        self._limit(None)
         self._writable.set()
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -81,7 +91,19 @@ class Connection(asyncio.BufferedProtocol):
         if self.task:
             self.task.cancel()
         self._guest.leave()
-        self._others.discard(self)
+        self._front.forget(self)
+
+    # What the front wants.
+
+    @property
+    def uid(self) -> int:
+        """The guest's."""
+        return self._guest.peer.caller.uid
+
+    def turn(self) -> None:
+        """Answer the request that waits, if it still does."""
+        if self._turn and not self._turn.done():
+            self._turn.come()
 
     def end(self) -> None:
         """No more requests: closed now, or after those that are there already."""
@@ -93,14 +115,14 @@ class Connection(asyncio.BufferedProtocol):
         """At once, whatever is under way."""
         self._transport.abort()
 
+    # From requests to answers.
+
     async def _work(self) -> None:
         try:
             while self._waiting and not self._session.over:
+                await self._turns()
                 self._transport.write(await self._session.answer(self._waiting.popleft()))
-                async with asyncio.timeout(STALL_SECONDS):
-                    await self._writable.wait()
-        except TimeoutError:
-            self._transport.abort()
+                await self._writable.wait()
         except Exception:
             # A defect of ours: told, and this client's connection ends with it.
             _LOGGER.exception("a request that was not answered")
@@ -110,7 +132,16 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self.task = None
 
+    async def _turns(self) -> None:
+        """Until it is this one's turn. What came in one piece with another request lets others go first."""
+        if self._turn:
+            await asyncio.sleep(0)
+        self._turn = Turn(loop=asyncio.get_running_loop())
+        self._front.comes(self)
+        await self._turn
+
     def _rest(self) -> None:
+        self._turn = None
         if self._last or self._session.over:
             self._transport.close()
         elif not self._transport.is_closing():
@@ -132,6 +163,7 @@ class SshFront:
         self._admission, self._api = admission, api
         self._open: set[Connection] = set()
         self._path: str | None = None
+        self._rota: Rota
 
     def summary(self) -> dict[str, Any]:
         """For the status: ``socket`` is None where ssh clients are not served."""
@@ -139,11 +171,24 @@ class SshFront:
 
     async def run(self, sock: socket.socket) -> None:
         """Serve for ever."""
-        self._path = sock.getsockname()
+        self._path, self._rota = sock.getsockname(), Rota()
         await self._admission.run(sock, self._welcome)
 
     def _welcome(self, guest: Guest) -> Callable[[], Connection]:
-        return lambda: Connection(Session(self._api, guest), guest, self._open)
+        return lambda: Connection(Session(self._api, guest), guest, self)
+
+    def opened(self, connection: Connection) -> None:
+        """It is there."""
+        self._open.add(connection)
+
+    def comes(self, connection: Connection) -> None:
+        """It has a request."""
+        self._rota.comes(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """It is over."""
+        self._open.discard(connection)
+        self._rota.gone(connection)
 
     async def drain(self) -> None:
         """Let requests under way end, then close everything."""

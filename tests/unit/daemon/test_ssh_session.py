@@ -1,106 +1,22 @@
-"""One ssh client's requests: what is listed and signed, for whom, on which connection. No sockets, no hardware."""
+"""One ssh client's requests: what is listed and signed, and for whom. No sockets, no hardware."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, cast
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agent.core.access import Decision, Members, Rules, Wish
+from agent.core.access import Decision, Rules
 from agent.core.algorithm import ALGORITHMS
-from agent.core.sshagent import Bind
-from agent.core.sshwire import PublicKey, mpint, strings
-from agent.daemon.admission import Guest
-from agent.daemon.guard import Guard
-from agent.daemon.journal import Reports
+from agent.core.sshwire import strings
 from agent.daemon.named import NamedKey
-from agent.daemon.peers import Caller, identify
-from agent.daemon.sshapi import Session, SshApi, comment
-from agent.daemon.sshbind import is_signed
-from agent.verify.signature import verifies
-from tests.support import named, ssh
+from agent.daemon.sshapi import comment
+from tests.support import ssh
 from tests.support.access import text as rules_text
-from tests.support.mutations import flips
+from tests.support.sshdesk import ME, Desk, encoded, is_signature, run, sign_file, sign_login
 
-HOST, OTHER = ssh.Host(), ssh.Host()
-ME = os.getuid()
-
-
-class Told:
-    """An audit log that is a list, of signatures only: ssh clients change no keys."""
-
-    def __init__(self) -> None:
-        self.signatures: list[str] = []
-
-    def signed(self, caller: Caller, key_id: str, count: int = 1) -> None:
-        assert caller.uid == ME
-        self.signatures += [key_id] * count
-
-
-class Desk:
-    """Sessions over keys that need no hardware."""
-
-    def __init__(self, world: named.World, rules: Rules) -> None:
-        self.world = world
-        self.denied: list[tuple[Wish, Decision]] = []
-        self.told = Told()
-        self.guard = Guard(lambda: rules, lambda _, wish, decision: self.denied.append((wish, decision)))
-        self.api = SshApi(world.keys, self.guard, Reports(cast(Any, self.told)))
-
-    async def key(
-        self, name: str = "a", algorithm: str = "Ed25519", use: str = "ssh", namespace: str = "uid-0"
-    ) -> NamedKey:
-        return await self.world.keys.create(namespace, name, algorithm, use)
-
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """A session with this process as its client."""
-        here, there = socket.socketpair()
-        with here, there, identify(here) as peer:
-            permitted = self.guard.permits(peer.caller)
-            yield Session(self.api, Guest(peer, permitted=permitted, left=lambda _: None))
-
-    async def ask(self, *frames: bytes) -> list[bytes]:
-        """The answers in one session, without their lengths."""
-        with self.session() as session:
-            return [(await session.answer(frame[4:]))[4:] for frame in frames]
-
-
-def run(body: Callable[[Desk], Coroutine[Any, Any, None]], rules: Rules | None = None) -> None:
-    async def main(world: named.World) -> None:
-        await body(Desk(world, rules or Rules(members=Members(frozenset({ME})))))
-
-    named.run(main)
-
-
-def encoded(key: NamedKey) -> PublicKey:
-    return PublicKey.of(key.attachments.spki)
-
-
-def sign_file(key: NamedKey, namespace: str = "file") -> bytes:
-    return ssh.signing(encoded(key).blob, ssh.file(namespace))
-
-
-def sign_login(key: NamedKey, **more: Any) -> bytes:
-    return ssh.signing(encoded(key).blob, ssh.login(encoded(key), **more))
-
-
-def is_signature(answer: bytes, key: NamedKey, data: bytes) -> bool:
-    assert answer[0] == 14
-    made = encoded(key).unwrap(answer[5:])
-    assert len(answer) == 5 + int.from_bytes(answer[1:5], "big")
-    return verifies(key.algorithm, key.attachments.spki, made, data)
+HOST = ssh.Host()
 
 
 @pytest.mark.parametrize("algorithm", ssh.ALGORITHMS)
@@ -266,129 +182,12 @@ def test_other_bytes_are_told_and_not_signed() -> None:
     run(body)
 
 
-# Sessions and servers.
-
-
-def test_a_bound_connection_signs_for_its_server_only() -> None:
-    async def body(desk: Desk) -> None:
-        key = await desk.key()
-        hostbound = {"method": ssh.HOSTBOUND, "host_key": HOST.blob}
-        bound, *rest = await desk.ask(
-            HOST.bind(),
-            sign_login(key),
-            sign_login(key, **hostbound),
-            sign_login(key, session=bytes(32)),
-            sign_login(key, **hostbound | {"host_key": OTHER.blob}),
-            sign_login(key, session=bytes(32), **hostbound),
-            sign_file(key),
-        )
-        assert bound == b"\6"
-        assert [answer[0] for answer in rest] == [14, 14, 5, 5, 5, 14]
-        assert [decision.rule for _, decision in desk.denied] == ["form"] * 3
-
-    run(body)
-
-
-def test_nothing_through_a_forwarded_agent() -> None:
-    async def body(desk: Desk) -> None:
-        key = await desk.key()
-        for bind, said in (
-            (HOST.bind(forwarding=True), 6),
-            (HOST.bind(forwarding=True, signature=strings(b"ssh-ed25519", bytes(64))), 28),
-            (ssh.extension(b"session-bind@openssh.com"), 28),
-            (ssh.extension(b"session-bind@openssh.com", b"\0\0"), 28),
-        ):
-            bound, listed, *rest = await desk.ask(
-                bind, ssh.listing(), sign_file(key), sign_login(key), HOST.bind(), sign_file(key)
-            )
-            assert (bound[0], ssh.listed(listed)) == (said, [])
-            assert [answer[0] for answer in rest] == [5, 5, 28, 5]
-        assert "forwarded" in desk.denied[-1][1].reason
-        assert not desk.told.signatures
-
-    run(body)
-
-
-def test_a_connection_is_bound_once() -> None:
-    async def body(desk: Desk) -> None:
-        key = await desk.key()
-        for second in (HOST.bind(), OTHER.bind(bytes(32)), HOST.bind(forwarding=True)):
-            answers = await desk.ask(HOST.bind(), second, sign_login(key), sign_file(key))
-            assert [answer[0] for answer in answers] == [6, 28, 5, 5]
-
-    run(body)
-
-
-def test_a_bind_that_is_not_proven_narrows_all_the_same() -> None:
-    async def body(desk: Desk) -> None:
-        key = await desk.key()
-        bind = HOST.bind(signature=strings(b"ssh-ed25519", bytes(64)))
-        answers = await desk.ask(bind, sign_login(key), sign_login(key, session=bytes(32)))
-        assert [answer[0] for answer in answers] == [28, 14, 5]
-
-    run(body)
-
-
 def test_extensions() -> None:
     async def body(desk: Desk) -> None:
         known = b"\x1d" + strings(b"query", b"session-bind@openssh.com")
         assert await desk.ask(ssh.extension(b"query"), ssh.extension(b"other@example")) == [known, b"\5"]
 
     run(body)
-
-
-def rsa_host(name: str, digest: hashes.HashAlgorithm) -> Bind:
-    key = rsa.generate_private_key(65537, 2048)
-    blob = strings(b"ssh-rsa") + mpint(65537) + mpint(key.public_key().public_numbers().n)
-    return Bind(blob, ssh.SESSION, strings(name.encode(), key.sign(ssh.SESSION, padding.PKCS1v15(), digest)), False)
-
-
-def ecdsa_host(curve: ec.EllipticCurve, digest: hashes.HashAlgorithm) -> Bind:
-    key = ec.generate_private_key(curve)
-    name = f"nistp{curve.key_size}".encode()
-    kind = b"ecdsa-sha2-" + name
-    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    numbers = b"".join(map(mpint, decode_dss_signature(key.sign(ssh.SESSION, ec.ECDSA(digest)))))
-    return Bind(strings(kind, name, point), ssh.SESSION, strings(kind, numbers), False)
-
-
-def ed25519_host() -> Bind:
-    key = Ed25519PrivateKey.generate()
-    raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return Bind(strings(b"ssh-ed25519", raw), ssh.SESSION, strings(b"ssh-ed25519", key.sign(ssh.SESSION)), False)
-
-
-HOSTS: dict[str, Callable[[], Bind]] = {
-    "ed25519": ed25519_host,
-    "p256": lambda: ecdsa_host(ec.SECP256R1(), hashes.SHA256()),
-    "p384": lambda: ecdsa_host(ec.SECP384R1(), hashes.SHA384()),
-    "p521": lambda: ecdsa_host(ec.SECP521R1(), hashes.SHA512()),
-    "rsa-256": lambda: rsa_host("rsa-sha2-256", hashes.SHA256()),
-    "rsa-512": lambda: rsa_host("rsa-sha2-512", hashes.SHA512()),
-}
-
-
-@pytest.mark.parametrize("name", HOSTS)
-def test_host_keys(name: str) -> None:
-    good = HOSTS[name]()
-    assert is_signed(good)
-    assert not is_signed(Bind(good.host_key, bytes(32), good.signature, False))
-    for other, make in HOSTS.items():
-        if other != name:
-            assert not is_signed(Bind(good.host_key, ssh.SESSION, make().signature, False))
-    for _, changed in flips(good.signature, range(0, 8 * len(good.signature), 7)):
-        assert not is_signed(Bind(good.host_key, ssh.SESSION, changed, False))
-    for _, changed in flips(good.host_key, range(0, 8 * len(good.host_key), 7)):
-        assert not is_signed(Bind(changed, ssh.SESSION, good.signature, False))
-
-
-def test_host_keys_of_other_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not even parsed."""
-    sha1 = rsa_host("ssh-rsa", hashes.SHA256())
-    assert not is_signed(sha1)
-    monkeypatch.delattr("agent.daemon.sshbind.load_ssh_public_key")
-    for kind in (b"ssh-dss", b"sk-ssh-ed25519@openssh.com", b"ssh-ed25519-cert-v01@openssh.com", b"", b"\xff"):
-        assert not is_signed(Bind(strings(kind, bytes(32)), ssh.SESSION, strings(kind, bytes(64)), False))
 
 
 def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
