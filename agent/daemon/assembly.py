@@ -36,7 +36,7 @@ from agent.daemon.keeper import Keeper
 from agent.daemon.keyapi import KeyApi
 from agent.daemon.keyfolder import KeyFolder
 from agent.daemon.keyhistory import History
-from agent.daemon.keys import Attester, Complete, KeyRing, Log, Terms
+from agent.daemon.keys import AttestedKey, Attester, Complete, KeyRing, Log, Terms
 from agent.daemon.metrics import Metered, MetricsApi, Tally
 from agent.daemon.monitor import Telling, boot_events
 from agent.daemon.named import Limits, NamedKeys
@@ -46,7 +46,7 @@ from agent.daemon.peers import Caller
 from agent.daemon.released import Roots
 from agent.daemon.remote import RemoteQuoter
 from agent.daemon.renewal import Renewal, Watched
-from agent.daemon.report import Reporter, service_state
+from agent.daemon.report import Others, Reporter, service_state
 from agent.daemon.role import Life
 from agent.daemon.sealapi import SealApi
 from agent.daemon.secretapi import SecretApi
@@ -159,12 +159,13 @@ class Signer:
         keys = Keys.assembled(config, complete, terms, books)
         guard.on_reload, guard.on_denied = books.reports.policy, books.denied
         front = Front(guard)
+        keys.named.on_dropped(front.afresh)
         ssh = SshFront(front.admission, SshApi(keys.named, guard, books.reports))
         metrics = MetricsApi(
             books.tally, keys.ring, keys.named, keys.batcher, books.audit, front.count, early.verifier.there
         )
         reporter = Reporter(
-            config.daemon.runtime_dir,
+            Others(config.daemon.runtime_dir),
             keys.ring,
             keys.batcher,
             keys.named,
@@ -185,7 +186,7 @@ class Signer:
         told, keys, reports = self.books.told(life), self.keys, self.books.reports
         self.verifier.watch(told)
         return (
-            keys.ring.run(told, reports.own),
+            keys.ring.run(told, self._renewed),
             keys.named.run(told),
             keys.keeper.run(told),
             keys.renewal.run(keys.ring, keys.named),
@@ -195,6 +196,11 @@ class Signer:
             self.front.run(sock, self.dispatch),
             *([self.ssh.run(ssh)] if ssh else []),
         )
+
+    def _renewed(self, key: AttestedKey) -> None:
+        """The agent has another key: no connection remembers the one before."""
+        self.front.afresh()
+        self.books.reports.own(key)
 
     async def drain(self) -> None:
         """Requests under way end. What they wait for must still run."""

@@ -1,19 +1,22 @@
-"""What the agent says about itself: GET /v1/status and GET /v1/keys."""
+"""What the agent says about itself: GET /v1/status and GET /v1/keys.
+
+It must be said when other processes hang, and while many ask: they are asked side by side, and never twice at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent import __version__
 from agent.core import sshsig
-from agent.core.canonical import b64, rfc3339
+from agent.core.canonical import Reader, b64, rfc3339
 from agent.core.errors import TeeAgentError
 from agent.daemon import problem, rpc
 from agent.daemon.batch import Batcher
@@ -23,6 +26,7 @@ from agent.daemon.named import NamedKey, NamedKeys
 from agent.daemon.names import FETCHER, QUOTER, SIGNER, socket_path
 from agent.daemon.sshapi import public_line
 from agent.daemon.state import State, state_from
+from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
 
 ASK_SECONDS = 2.0
@@ -77,7 +81,7 @@ def describe_held(namespace: str, name: str, held: Held) -> dict[str, Any]:
 class Reporter:
     """Gathers the status; ``connections`` counts open ones, ``notes`` tells what an admin should mend."""
 
-    folder: Path
+    others: Others
     ring: KeyRing
     batcher: Batcher
     named: NamedKeys
@@ -88,35 +92,27 @@ class Reporter:
     kept: Callable[[], Mapping[str, Any]]
     sealing: Callable[[], Mapping[str, Any]]
     verification: Callable[[], Mapping[str, Any]]
-    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "status"))
-    """Its own: a process that does not answer must not keep quotes waiting."""
 
     async def status(self) -> dict[str, Any]:
-        """Asks the other processes too, ASK_SECONDS each at the most."""
-        named = {"generations": self.named.count, "waiting": self.named.waiting, "trouble": _told(self.named.trouble)}
-        found = await asyncio.get_running_loop().run_in_executor(self.threads, self._status)
-        return {
-            **found,
-            "named_keys": named,
-            "persistent_keys": self.kept(),
-            "sealing": self.sealing(),
-            "audit": self.audit(),
-            "verification": self.verification(),
-        }
-
-    def _status(self) -> dict[str, Any]:
-        key, trouble = self.ring.held, self.ring.trouble
+        """Asks the other processes too, ASK_SECONDS at the most."""
+        service, quoter, fetcher = await self.others.ask()
+        key = self.ring.held
         return {
             "version": __version__,
             "ready": bool(key and key.valid(datetime.now(UTC))),
             "key": describe_key(key) if key else None,
-            "trouble": _told(trouble),
-            "service": self._service(),
-            "processes": {
-                SIGNER: {"pid": os.getpid()},
-                QUOTER: self._ping(QUOTER),
-                FETCHER: self._ping(FETCHER),
+            "trouble": _told(self.ring.trouble),
+            "service": service,
+            "processes": {SIGNER: {"pid": os.getpid()}, QUOTER: quoter, FETCHER: fetcher},
+            "named_keys": {
+                "generations": self.named.count,
+                "waiting": self.named.waiting,
+                "trouble": _told(self.named.trouble),
             },
+            "persistent_keys": self.kept(),
+            "sealing": self.sealing(),
+            "audit": self.audit(),
+            "verification": self.verification(),
             "challenges": {
                 "waiting": self.batcher.waiting,
                 "batches": self.batcher.batches,
@@ -127,15 +123,37 @@ class Reporter:
             "notes": list(self.notes()),
         }
 
-    def _service(self) -> Mapping[str, Any]:
+
+Said = Mapping[str, Any]
+
+
+class Others:
+    """What the other processes say. Who asks while they are being asked gets that answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._asking: asyncio.Task[tuple[Said, Said, Said]] | None = None
+
+    async def ask(self) -> tuple[Said, Said, Said]:
+        """The attestation service as the fetcher knows it; quoter and fetcher as ``processes`` has them."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> tuple[Said, Said, Said]:
+        quoter, fetcher = partial(self._ping, QUOTER), partial(self._ping, FETCHER)
+        return await asyncio.gather(in_thread(self._service), in_thread(quoter), in_thread(fetcher))
+
+    def _service(self) -> Said:
         try:
-            return service_state(self.folder).document()
+            return service_state(self._folder).document()
         except TeeAgentError as error:
             return State("unknown", reason=error.message, code=error.code).document()
 
-    def _ping(self, name: str) -> Mapping[str, Any]:
+    def _ping(self, name: str) -> Said:
         try:
-            return rpc.call(socket_path(self.folder, name), rpc.PING, {}, deadline=Deadline(ASK_SECONDS, name))
+            said = rpc.call(socket_path(self._folder, name), rpc.PING, {}, deadline=Deadline(ASK_SECONDS, name))
+            return {"pid": Reader(said, f"answer of the {name}", frozenset({"pid"})).integer("pid")}
         except TeeAgentError as error:
             return {"pid": None, "error": problem.document(error)}
 
