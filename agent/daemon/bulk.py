@@ -57,9 +57,11 @@ class Bulk:
     async def answer(
         self, request: Request, uid: int, read: Callable[[Any], T], begin: Callable[[], Awaitable[Press[T]]]
     ) -> bytes:
-        """The signatures over what ``read`` makes of each payload, in their order; the press is asked for last.
+        """The signatures over what ``read`` makes of each payload, in their order.
 
-        Raises ServerError (``server.budget``), FormatError that names the payload, Oversized, and as body.chunks.
+        ``begin`` gives the press once all are read, and is asked again at the end: when its key has gone meanwhile,
+        nothing that it signed is given out. Raises as ``begin``, ServerError (``server.budget``), FormatError that
+        names the payload, Oversized, and as body.chunks.
         """
         with self._place(uid):
             async with self._memory.whole(request, uid, MAX_BYTES) as data:
@@ -67,6 +69,7 @@ class Bulk:
                 press = await begin()
                 made: list[bytes] = []
                 await self._each(press.sign, asked, made, press.count)
+                await begin()
         return b'{%s"signatures":[%s]}\n' % (press.head, b",".join(made))
 
     @contextmanager

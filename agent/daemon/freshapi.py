@@ -5,10 +5,9 @@ Each of them costs a place in a tree, so each needs the operation ``challenge``;
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -45,14 +44,13 @@ _KEYS = _REQUIRED | _DEFAULTS.keys()
 
 @dataclass(frozen=True, slots=True)
 class FreshApi:
-    """The handlers. ``reading`` lets one batch at a time be read."""
+    """The handlers."""
 
     ring: KeyRing
     batcher: Batcher
     guard: Guard
     reports: Reports
     means: Means
-    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def challenge(self, call: Call) -> tuple[Wish, Act]:
         """Bundles with evidence made after the nonces came: one, or of a batch one for each."""
@@ -64,13 +62,13 @@ class FreshApi:
         asked = _challenge(await body.document(call.request, _REQUIRED, _DEFAULTS), caller)
 
         async def act(_: Decision) -> Response:
-            return await self._one(call, OwnHolder(self.ring), asked)
+            return await self._one(call, OwnHolder(self.ring), asked, _form(call))
 
         return _wish(asked), act
 
     async def _batch(self, call: Call, caller: Mapping[str, Any]) -> tuple[Wish, Act]:
         self.batcher.require_room(call.peer.caller.uid)
-        async with self.means.memory.whole(call.request, call.peer.caller.uid, MAX_BYTES) as data, self.reading:
+        async with self.means.memory.whole(call.request, call.peer.caller.uid, MAX_BYTES) as data:
             asked = _challenges(data, caller, min(MAX_CHALLENGES, self.batcher.most))
 
         async def act(_: Decision) -> Response:
@@ -88,20 +86,20 @@ class FreshApi:
 
         ``options`` has fresh, nonce, context and audience as the query gave them; ``whose`` the key's name, as
         formats.Means has it. The caller is allowed to sign. Raises Denied unless a challenge is allowed, as
-        Batcher.answer, and as agent.daemon.payloads.
+        Batcher.answer (before the body is read where there is no room), and as agent.daemon.payloads.
         """
         nonce = _nonce(options.get("nonce", ""))
         context, audience = options.get("context", ""), options.get("audience", "")
         self.guard.require(call.peer, Wish("challenge", context=context, audience=audience))
         if call.request.content_type == bulk.TYPE:
             raise UsageError("fresh signatures come one by one", hint="or POST /v1/challenge", code="usage.batch")
+        media_type = _form(call)
+        self.batcher.require_room(call.peer.caller.uid)
         payload = await payloads.payload(call.request)
         asked = Challenge(nonce, payload, context, audience, call.peer.caller.document(), {})
-        return await self._one(call, holder, asked, whose)
+        return await self._one(call, holder, asked, media_type, whose)
 
-    async def _one(self, call: Call, holder: Holder, asked: Challenge, whose: str = "") -> Response:
-        media_type = accepted(call.request, *BUNDLES, JSON_TYPE)
-        media_type = BUNDLE_TYPE if media_type == JSON_TYPE else media_type
+    async def _one(self, call: Call, holder: Holder, asked: Challenge, media_type: str, whose: str = "") -> Response:
         found = await self._answered(call, holder, (asked,), media_type, whose)
         named = {"Tee-Key-Id": found.attachments.key_sha256.hex()} if whose else {}
         return as_bytes(found.documents[0], media_type, **named)
@@ -123,6 +121,12 @@ def wanted(options: Mapping[str, str]) -> bool:
     if fresh == "false" and "nonce" in options:
         raise UsageError("a nonce goes with fresh=true")
     return fresh == "true"
+
+
+def _form(call: Call) -> str:
+    """Of the answer. Raises UsageError (``usage.accept``)."""
+    media_type = accepted(call.request, *BUNDLES, JSON_TYPE)
+    return BUNDLE_TYPE if media_type == JSON_TYPE else media_type
 
 
 def _nonce(text: str) -> bytes:

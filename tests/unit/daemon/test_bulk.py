@@ -1,9 +1,8 @@
-"""Batches: all or nothing, bounded before they are parsed, in slices that leave others their turn."""
+"""Batches: all or nothing, in slices that leave others their turn."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Coroutine
@@ -11,21 +10,12 @@ from typing import Any
 
 import pytest
 
-from agent.core import canonical
-from agent.core.bundle import Payload
-from agent.core.errors import FormatError, Oversized, ServerError, TeeAgentError
+from agent.core.errors import FormatError, Oversized, ServerError, TeeAgentError, UsageError
 from agent.daemon import bulk, payloads
-from agent.daemon.bulk import Bulk, Press, items
+from agent.daemon.bulk import Bulk, Press
 from agent.daemon.payloads import Memory
 from agent.daemon.web import Body, Head, Headers, Request
-
-
-def batch(*payloads: Any) -> bytes:
-    return json.dumps({"payloads": list(payloads)}).encode()
-
-
-def data(value: bytes) -> dict[str, str]:
-    return {"data": base64.b64encode(value).decode()}
+from tests.support.bulk import batch, data
 
 
 def request(body: bytes, *, ended: bool = True) -> Request:
@@ -98,49 +88,6 @@ def test_a_payload_that_is_too_large_is_refused() -> None:
         await world.answer(batch(data(b"x"), data(bytes(payloads.MAX_WHOLE))))
 
     run(body)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"[]",
-        b"{}",
-        batch(),
-        batch(*[data(b"x")] * 1001),
-        b'{"payloads":{}}',
-        b'{"payloads":[{"data":"QQ=="}],"more":1}',
-        b'{"payloads":[{"data":"QQ=="}],"payloads":[{"data":"QQ=="}]}',
-        b'{"payloads":[{"data":"QQ==","data":"QQ=="}]}',
-        b'{"payloads":[1.5]}',
-        b'{"payloads":["' + b"\xff" + b'"]}',
-        b'{"payloads":' * 5000,
-        b'{"payloads":[' + b"[" * 5000,
-        b'{"payloads":[' + b"{}," * 5000 + b"{}]}",
-        b'{"payloads":[' + b"1," * 5000 + b"1]}",
-        b'{"payloads":[' + b'{"a":' * 2001 + b"1",
-    ],
-)
-def test_what_is_no_batch_is_refused(body: bytes) -> None:
-    with pytest.raises(FormatError):
-        items(body)
-
-
-def test_what_a_parser_would_choke_on_is_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Millions of small values take hundreds of bytes of memory for each of theirs."""
-
-    def parse(*_: Any) -> Any:
-        raise AssertionError("it was parsed")
-
-    monkeypatch.setattr(canonical, "parse", parse)
-    for unit in (b"[],", b"{},", b"1,", b'"",', b"[", b"{"):
-        with pytest.raises(FormatError):
-            items(b'{"payloads":[' + unit * 100_000)
-
-
-def test_a_thousand_digests_are_a_batch() -> None:
-    digest = {"digest": {"alg": "sha-512", "digest": "ab" * 64, "size": 1}}
-    assert items(batch(*[digest] * 1000)) == [digest] * 1000
 
 
 def test_the_body_is_bounded() -> None:
@@ -243,6 +190,20 @@ def test_what_was_signed_is_counted_even_of_a_batch_that_ends_early(bad: int) ->
     assert 0 not in world.counted
 
 
+def test_of_a_key_that_ends_meanwhile_no_signature_is_given_out() -> None:
+    async def body(world: World) -> None:
+        async def begin() -> Press[bytes]:
+            if world.signed:
+                raise UsageError("there is no such key", code="usage.key")
+            return await world.begin()
+
+        with pytest.raises(UsageError) as caught:
+            await world.answer(batch(*[data(b"x")] * 10), 1, begin)
+        assert caught.value.code == "usage.key"
+
+    assert sum(run(body, ticks()).counted) == 10
+
+
 def test_a_caller_who_leaves_ends_the_batch() -> None:
     async def body(world: World) -> None:
         begun = asyncio.Event()
@@ -264,38 +225,3 @@ def test_a_caller_who_leaves_ends_the_batch() -> None:
 
     world = run(body, ticks())
     assert sum(world.counted) == len(world.signed)
-
-
-@pytest.mark.parametrize(
-    ("item", "digest"),
-    [
-        (data(b"abc"), Payload.of(b"abc").digest),
-        ({"digest": {"alg": "sha-512", "digest": "0a" * 64, "size": 3}}, b"\n" * 64),
-    ],
-)
-def test_items_of_bundles_are_data_or_digests(item: Any, digest: bytes) -> None:
-    found = payloads.of_item(item)
-    assert (found.digest, found.size) == (digest, 3)
-
-
-@pytest.mark.parametrize(
-    "digest",
-    [
-        {"alg": "sha-256", "digest": "00" * 64, "size": 1},
-        {"alg": "sha-512", "digest": "00" * 63, "size": 1},
-        {"alg": "sha-512", "digest": "AA" * 64, "size": 1},
-        {"alg": "sha-512", "digest": "00" * 64, "size": -1},
-        {"alg": "sha-512", "digest": "00" * 64, "size": True},
-        {"alg": "sha-512", "digest": "00" * 64, "size": 2**53},
-        {"alg": "sha-512", "digest": "00" * 64},
-        {"alg": "sha-512", "digest": "00" * 64, "size": 1, "more": 1},
-        {"alg": ["sha-512"], "digest": "00" * 64, "size": 1},
-        {"alg": "sha-512", "digest": ["00" * 64], "size": 1},
-        "00" * 64,
-        None,
-        [],
-    ],
-)
-def test_digests_are_read_strictly(digest: Any) -> None:
-    with pytest.raises(FormatError):
-        payloads.of_item({"digest": digest})
