@@ -44,6 +44,13 @@ def test_every_route_is_described_and_every_description_is_a_route() -> None:
     assert set(described.values()) <= set(OPERATIONS)
 
 
+def test_where_batches_are_refused_is_said() -> None:
+    said = {found["operationId"]: found.get("description", "") for _, _, found in operations(DOCUMENT)}
+    assert [name for name, text in said.items() if "usage.batch" in text] == ["sign", "signWithKey"]
+    without = "all but EAT and ssh a batch of them, but not with fresh (else usage.batch)"
+    assert without in said["signWithKey"]
+
+
 def test_operations_have_names_of_their_own() -> None:
     names = [found["operationId"] for _, _, found in operations(DOCUMENT)]
     assert len(set(names)) == len(names)
