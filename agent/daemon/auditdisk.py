@@ -46,3 +46,17 @@ def free(folder: Path, stem: str, suffix: str) -> Path:
     """A name that nothing has yet."""
     names = (folder / f"{stem}-{number}.{suffix}" for number in count(1))
     return next(path for path in names if not os.path.lexists(path))
+
+
+def write_again(path: Path, start: int, end: int) -> None:
+    """The file's bytes from ``start`` to ``end`` as they are shown, on the disk. Raises OSError.
+
+    After a failed fsync the kernel may have dropped pages that it goes on showing; the next fsync says nothing of them.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        while data := os.pread(fd, min(WINDOW, end - start), start):
+            start += os.pwrite(fd, data, start)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

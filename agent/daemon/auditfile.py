@@ -39,7 +39,8 @@ class LogFile:
         self._boot_id, self._now = boot_id, now
         self._lock = FolderLock(folder / LOCK, "writes this audit log", "[audit] folder")
         self._fd = -1
-        self._size = self._first = 0
+        self._size = self._first = self._sure = 0
+        self._doubted = False
         self._next = b""
         self.place = (-1, audit.START)
 
@@ -74,8 +75,11 @@ class LogFile:
             found, size = auditdisk.read_tail(fd)
             if found.last is not None:
                 notes = self._aside(fd, found, size)
+                size -= len(found.torn)
+                if self._doubted:
+                    auditdisk.write_again(path, min(self._sure, size), size)
                 self._first = auditdisk.first_seq(fd, found)
-                self._fd, self._size = os.dup(fd), size - len(found.torn)
+                self._fd, self._size, self._sure, self._doubted = os.dup(fd), size, size, False
                 self.place = (found.last.seq, found.head)
                 return found.records, notes
         finally:
@@ -175,17 +179,19 @@ class LogFile:
         self._size += len(data)
 
     def sync(self) -> None:
-        """What was written is on the disk. After an error nobody knows what is: recover looks."""
+        """What was written is on the disk. After an error nobody knows what is: recover looks, and writes it again."""
         try:
             os.fsync(self._fd)
         except OSError:
+            self._doubted = True
             self.close()
             raise
+        self._sure = self._size
 
     def _rotate(self) -> None:
         """Raises OSError; then recover sees to it, from whatever step."""
+        self.sync()
         try:
-            os.fsync(self._fd)
             self._prepare("rotated")
             (self._folder / CURRENT).rename(self._folder / f"audit-{self._first:016d}.jsonl")
             # Were only the next name on the disk after a loss of power, a whole file would be gone.
@@ -210,7 +216,8 @@ class LogFile:
         self.close()
         self._fd = os.open(self._folder / CURRENT, auditdisk.APPEND)
         self.place = (self.seq + 1, audit.digest(self._next))
-        self._first, self._size = self.seq, len(self._next) + 1
+        self._first, self._doubted = self.seq, False
+        self._size = self._sure = len(self._next) + 1
 
     def close(self) -> None:
         """The file; the lock stays."""

@@ -237,3 +237,38 @@ def test_a_full_file_s_name_is_on_the_disk_before_the_next_takes_its_place(
         "audit.jsonl.new is audit.jsonl",
         f"fsync {tmp_path.name}",
     ]
+
+
+def test_what_an_fsync_failed_for_is_written_again(tmp_path: Path, log: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel drops pages that it could not write, keeps showing them, and the next fsync succeeds without them."""
+    path = tmp_path / "audit.jsonl"
+    sure = path.stat().st_size
+    real, pwrite, failing = os.fsync, os.pwrite, [True]
+    again: dict[int, bytes] = {}
+
+    def fsync(fd: int) -> None:
+        if failing[0]:
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    def written(fd: int, data: bytes, offset: int) -> int:
+        again[offset] = data[:100]
+        return pwrite(fd, data[:100], offset)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "pwrite", written)
+    for _ in range(3):
+        log.event("key.created", severity="notice", key="n/a")
+        log.flush()
+    failing[0] = False
+    doubtful = path.read_bytes()[sure:]
+    assert doubtful.count(b"\n") == 1
+    again.clear()
+    log.require_writable()
+    assert sorted(again) == list(range(sure, sure + len(doubtful), 100))
+    assert b"".join(again[place] for place in sorted(again)) == doubtful
+    again.clear()
+    log.event("key.created", severity="notice", key="n/b")
+    log.close()
+    assert again == {}
+    assert [kind for kind, _ in told(tmp_path)][2:] == ["key.created"] * 3 + ["log.resumed", "key.created"]
