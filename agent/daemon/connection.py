@@ -171,6 +171,10 @@ class Connection(asyncio.BufferedProtocol):
             self._request = None
             self._out(data)
 
+    def afresh(self) -> None:
+        """The next request is answered as if it were the first."""
+        self._repeat = None
+
     def _out(self, data: bytes) -> None:
         """An answer, and on to the next request."""
         self._transport.write(data)

@@ -7,6 +7,7 @@ rest needs a decision, and only ``Dispatch`` asks for one: no handler can answer
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from agent.daemon.guard import OnDenied
 from agent.daemon.peers import Caller, Peer
 from agent.daemon.web import Again, Request, Response
 
+_LOGGER = logging.getLogger("tee-agent.http")
 HEADERS = {"Server": "tee-agent", "Cache-Control": "no-store"}
 
 
@@ -126,6 +128,10 @@ class Dispatch:
             try:
                 made = again(body)
             except TeeAgentError:
+                return None
+            except Exception:
+                # No task of the connection's hears of it here, and others' turns come after this one.
+                _LOGGER.exception("a request like the one before it failed")
                 return None
             if made is not None:
                 self._tally.on_answered(wish.operation)

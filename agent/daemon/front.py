@@ -66,6 +66,11 @@ class Front:
         """Its client has read all."""
         self._stalled.pop(connection, None)
 
+    def afresh(self) -> None:
+        """A key is no more: no connection remembers how it answered before."""
+        for connection in self._open:
+            connection.afresh()
+
     async def drain(self) -> None:
         """Take no more connections, let requests under way end, then close everything."""
         self.admission.stop()

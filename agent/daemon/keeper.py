@@ -17,12 +17,13 @@ from typing import Any
 
 from agent.core.errors import ConfigError, Conflict, FormatError, ServerError, TeeAgentError, VerificationError
 from agent.daemon import problem
+from agent.daemon.held import Held
 from agent.daemon.journal import Reports
 from agent.daemon.keyfile import KeyName, StoredGeneration, StoredKey
 from agent.daemon.keyfolder import Contents, Found, KeyFolder, Sealer
 from agent.daemon.keyhistory import CHANGED, OPENED, History
 from agent.daemon.keys import RETRY_MAX, RETRY_SECONDS, Attested, Log
-from agent.daemon.keystore import Entry, Generation, Held, NamedKey, Store
+from agent.daemon.keystore import Entry, Generation, NamedKey, Store
 from agent.daemon.privatekey import PrivateKey
 from agent.daemon.threads import in_thread
 

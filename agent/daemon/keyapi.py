@@ -188,7 +188,7 @@ class KeyApi:
             self.reports.signed(caller, key.attachments.key_sha256.hex(), count, key.use)
 
         def same(key: NamedKey) -> bool:
-            return keys.find(key.namespace, key.name, generation) is key and key.valid(keys.now())
+            return keys.finds(key, generation)
 
         return Order(call.request, caller.uid, key, options, keys.current, same, keys.now, signed, self.means)
 

@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
 
 from agent.core.algorithm import SECP256K1, Algorithm
-from agent.core.errors import Conflict, ServerError, TeeAgentError, UsageError
+from agent.core.errors import Conflict, UsageError
 from agent.core.statement import MEMORY, now_in_seconds
+from agent.daemon.held import Held
 from agent.daemon.keys import RENEW_AT, Attested
 from agent.daemon.privatekey import PrivateKey
 
@@ -117,24 +117,6 @@ class Entry:
         return one.shown
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Why a persistent key that is on the disk can't be used: ``locked``, which will pass, or ``broken``."""
-
-    state: Literal["locked", "broken"]
-    reason: str
-
-    def error(self, name: str) -> TeeAgentError:
-        """For who wants to use it."""
-        if self.state == "locked":
-            return ServerError(f"the key {name} is locked: {self.reason}", retry_after=5.0, code="server.locked")
-        return Conflict(
-            f"the key {name} is broken: {self.reason}",
-            hint="nothing was deleted: put the folder of keys back from a backup, or destroy the key",
-            code="conflict.broken",
-        )
-
-
 class Store:
     """All entries. ``now`` is the calendar's time: what ended is gone before anything is looked for.
 
@@ -145,6 +127,8 @@ class Store:
         self._limits = limits
         self.now = now
         self._ended = ended
+        self.on_dropped: Callable[[], None] = lambda: None
+        """Told when a generation is here no more: who remembers private keys should forget them."""
         self._entries: dict[tuple[str, str], Entry] = {}
         self.held: dict[tuple[str, str], Held] = {}
         self._soonest: datetime | None = None
@@ -253,6 +237,7 @@ class Store:
         """All generations. Raises UsageError (``usage.key``)."""
         self.require_still(entry)
         del self._entries[entry.key]
+        self.on_dropped()
 
     def _forget(self) -> None:
         at = self.now()
@@ -269,6 +254,7 @@ class Store:
                 self.stale.add(key)
             for gone in over:
                 self._ended(gone)
+            self.on_dropped()
         self._plan()
 
     def _plan(self) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
 
 from agent.core import algorithm as algorithms
 from agent.core.algorithm import Algorithm
-from agent.core.errors import Conflict, DeadlineExceeded, TeeAgentError, UsageError
+from agent.core.errors import Conflict, TeeAgentError, UsageError
 from agent.core.statement import MEMORY, now_in_seconds
 from agent.daemon.budget import Turn
+from agent.daemon.held import Held
 from agent.daemon.keeper import Keeper, require_keeper
 from agent.daemon.keys import RETRY_MAX, RETRY_SECONDS, Attested, Attester, Log, Wanted
 from agent.daemon.keystore import (
@@ -26,7 +26,6 @@ from agent.daemon.keystore import (
     USES,
     Entry,
     Generation,
-    Held,
     Limits,
     NamedKey,
     Store,
@@ -34,7 +33,7 @@ from agent.daemon.keystore import (
     require_use,
 )
 from agent.daemon.privatekey import PrivateKey
-from agent.daemon.tasks import Tasks
+from agent.daemon.tasks import Tasks, within
 from agent.daemon.threads import in_thread
 
 __all__ = ["USES", "Limits", "NamedKey", "NamedKeys"]
@@ -42,7 +41,6 @@ WAIT_SECONDS = 60.0
 """For a key's turn and its evidence."""
 LEAST_LIFETIME = timedelta(seconds=10)
 
-T = TypeVar("T")
 Made = Callable[[NamedKey], Awaitable[None]]
 Gone = Callable[[NamedKey | None], Awaitable[None]]
 
@@ -72,6 +70,10 @@ class NamedKeys:
         self.trouble: TeeAgentError | None = None
         if keeper:
             keeper.begin(self._store, self._restored)
+
+    def on_dropped(self, told: Callable[[], None]) -> None:
+        """``told`` is called when a private key is here no more: who remembers it should forget it."""
+        self._store.on_dropped = told
 
     def now(self) -> datetime:
         """The calendar's time, as keys count it."""
@@ -143,7 +145,7 @@ class NamedKeys:
         ``gone`` is told, with the newest generation where there was a usable one, even if nobody waits any more.
         Raises UsageError (``usage.key``), and for a persistent key as create.
         """
-        await self._in_time(self._tasks.start(self._destroy((namespace, name), gone)))
+        await within(WAIT_SECONDS, self._tasks.start(self._destroy((namespace, name), gone)))
 
     async def _destroy(self, key: tuple[str, str], gone: Gone | None) -> None:
         entry = self._store.get(*key)
@@ -161,6 +163,10 @@ class NamedKeys:
             self._keeper.want((namespace, name))
         return self._store.find(namespace, name, generation)
 
+    def finds(self, key: NamedKey, generation: int) -> bool:
+        """Whether ``find`` gives just this one now, its evidence in force. Raises as find."""
+        return self.find(key.namespace, key.name, generation) is key and key.valid(self._attester.now())
+
     async def current(self, key: NamedKey) -> NamedKey:
         """The same private key with evidence in force, renewed first where it is not.
 
@@ -168,7 +174,7 @@ class NamedKeys:
         """
         entry, one = self._store.same(key)
         if not one.attested.valid(self._attester.now()):
-            await self._in_time(self._renewal(entry, one))
+            await within(WAIT_SECONDS, self._renewal(entry, one))
             entry, one = self._store.same(key)
         return entry.shown(one)
 
@@ -217,7 +223,7 @@ class NamedKeys:
             self._keeper.wake()
         for entry, one in found:
             if one.due() <= at or not one.attested.valid(at) or id(one.attested) in self._outdated:
-                await self._in_time(self._renewal(entry, one))
+                await within(WAIT_SECONDS, self._renewal(entry, one))
 
     def _pause(self) -> float | None:
         """Seconds until something is due; None where nothing ever is."""
@@ -237,7 +243,7 @@ class NamedKeys:
         self._busy.add(key)
         task = self._tasks.start(self._add(entry, kind, overlap, made, payer))
         task.add_done_callback(lambda _: give_back())
-        return await self._in_time(task)
+        return await within(WAIT_SECONDS, task)
 
     async def _add(
         self, entry: Entry, kind: Algorithm, overlap: timedelta | None, made: Made | None, payer: str
@@ -290,11 +296,3 @@ class NamedKeys:
     async def _attested(self, entry: Entry, private: PrivateKey, ends: datetime | None) -> Attested:
         wanted = Wanted(private.algorithm.name, entry.use, private.spki, entry.namespace, entry.storage, ends)
         return await in_thread(partial(self._attester.attest, wanted))
-
-    async def _in_time(self, task: asyncio.Task[T]) -> T:
-        """Its outcome, for as long as one may wait; the work itself goes on. Raises DeadlineExceeded."""
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                return await asyncio.shield(task)
-        except TimeoutError as error:
-            raise DeadlineExceeded("the key's evidence did not come in time", hint="ask again") from error

@@ -20,8 +20,8 @@ from agent.core.canonical import Reader, b64, rfc3339
 from agent.core.errors import TeeAgentError
 from agent.daemon import problem, rpc
 from agent.daemon.batch import Batcher
+from agent.daemon.held import Held
 from agent.daemon.keys import Attested, KeyRing
-from agent.daemon.keystore import Held
 from agent.daemon.named import NamedKey, NamedKeys
 from agent.daemon.names import FETCHER, QUOTER, SIGNER, socket_path
 from agent.daemon.sshapi import public_line

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from agent.core.errors import DeadlineExceeded
+
 T = TypeVar("T")
 
 
@@ -27,3 +29,12 @@ class Tasks:
         # Who asked may have left: then nobody else looks at the error.
         if not task.cancelled():
             task.exception()
+
+
+async def within(seconds: float, task: asyncio.Task[T]) -> T:
+    """Its outcome, for as long as one may wait; the work itself goes on. Raises DeadlineExceeded, and as the task."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(task)
+    except TimeoutError as error:
+        raise DeadlineExceeded("the key's evidence did not come in time", hint="ask again") from error

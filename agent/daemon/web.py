@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -206,21 +206,24 @@ class Response:
 
     def encode(self, *, keep_alive: bool, head_only: bool = False) -> bytes:
         """As it goes over the wire."""
-        head = self._head(int(time.time()), len(self.body), keep_alive=keep_alive)
+        head = _head(
+            self.status, self.content_type, self._more(keep_alive=keep_alive), int(time.time()), len(self.body)
+        )
         return head if head_only else head + self.body
 
-    def _head(self, second: int, size: int, *, keep_alive: bool = True) -> bytes:
+    def _more(self, *, keep_alive: bool) -> str:
         more = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
-        if not keep_alive:
-            more += "Connection: close\r\n"
-        return (
-            f"{_first_lines(self.status, self.content_type)}Date: {_date(second)}\r\n{more}"
-            f"Content-Length: {size}\r\n\r\n"
-        ).encode("ascii")
+        return more if keep_alive else f"{more}Connection: close\r\n"
 
     def heads(self) -> Callable[[int, int], bytes]:
         """Gives the head of an answer like this one by the second of the calendar and the size of its body."""
-        return lru_cache(maxsize=2)(self._head)
+        return lru_cache(maxsize=2)(partial(_head, self.status, self.content_type, self._more(keep_alive=True)))
+
+
+def _head(status: int, content_type: str, more: str, second: int, size: int) -> bytes:
+    return (
+        f"{_first_lines(status, content_type)}Date: {_date(second)}\r\n{more}Content-Length: {size}\r\n\r\n"
+    ).encode("ascii")
 
 
 @lru_cache(maxsize=64)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import weakref
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,10 @@ from tests.support.doors import SECONDS, dial, handler, rest, serving
 HEAD = b"POST /sign%s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n%s\r\n"
 
 
+class Memory:
+    """What only those who answer remember: a key, say."""
+
+
 @dataclass
 class Signer:
     """Answers the long way with ``long:BODY`` and the short way with ``short:BODY``, as far as it is told to."""
@@ -30,14 +37,19 @@ class Signer:
     short: list[bytes] = field(default_factory=list)
     fails: bool = False
     gives_up: bool = False
+    broken: bool = False
+    memory: Memory = field(default_factory=Memory)
 
     async def sign(self, call: Call) -> Response:
         data = b"".join([part async for part in body.chunks(call.request, 1 << 30)])
         response = as_bytes(b"long:" + data, "text/plain", Key="1")
-        response.again = self.again
+        response.again = partial(self.again, self.memory)
         return response
 
-    def again(self, data: bytes) -> bytes | None:
+    def again(self, memory: Memory, data: bytes) -> bytes | None:
+        assert memory is self.memory
+        if self.broken:
+            raise LookupError("a defect")
         if self.fails:
             raise UsageError("no")
         if self.gives_up:
@@ -234,3 +246,41 @@ def test_draining_ends_after_the_answer(tmp_path: Path) -> None:
     serving(tmp_path, signer.routes(), client, after)
     with kept[0] as sock:
         assert rest(sock) == b""
+
+
+def test_nobody_remembers_a_key_that_is_no_more(tmp_path: Path) -> None:
+    """The closure that answers holds the private key: told to, every connection lets go of it at once."""
+    signer = Signer()
+    kept: list[socket.socket] = []
+
+    def client(path: Path) -> None:
+        for _ in range(2):
+            sock = dial(path)
+            kept.append(sock)
+            assert asked(sock, post(b"one")) == b"long:one"
+            assert asked(sock, post(b"two")) == b"short:two"
+
+    async def after(door: Front) -> None:
+        reference = weakref.ref(signer.memory)
+        door.afresh()
+        signer.memory = Memory()
+        assert reference() is None
+        for sock in kept:
+            assert await asyncio.to_thread(asked, sock, post(b"six")) == b"long:six"
+            sock.close()
+
+    serving(tmp_path, signer.routes(), client, after)
+
+
+def test_a_defect_of_the_short_way_is_told_and_nobody_waits_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    signer = Signer(broken=True)
+
+    def client(path: Path) -> None:
+        with dial(path) as sock:
+            for each in (b"one", b"two"):
+                assert asked(sock, post(each)) == b"long:" + each
+
+    serving(tmp_path, signer.routes(), client)
+    assert "a request like the one before it failed" in caplog.text
