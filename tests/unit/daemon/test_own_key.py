@@ -85,7 +85,10 @@ def test_a_key_that_ended_while_the_machine_slept_is_not_used(monkeypatch: pytes
     async def body() -> None:
         old = aged(await ring.current())
         monkeypatch.setattr(ring, "_current", old)
+        assert not ring.is_current(old)
         new = await ring.current()
+        assert ring.is_current(new)
+        assert not ring.is_current(replace(new)), "this very one"
         assert new.attachments.spki != old.attachments.spki
         assert new.valid(datetime.now(UTC))
 
