@@ -147,15 +147,8 @@ class Keeper:
         if not kept:
             await self._disk(partial(self._folder.remove, entry.key))
             return
-        key = StoredKey(
-            entry.namespace,
-            entry.name,
-            entry.use,
-            kept[-1][0].algorithm,
-            entry.lifetime,
-            0,
-            tuple(stored for _, stored in kept),
-        )
+        algorithm, generations = kept[-1][0].algorithm, tuple(stored for _, stored in kept)
+        key = StoredKey(entry.namespace, entry.name, entry.use, algorithm, entry.lifetime, 0, generations)
         await self._disk(partial(self._folder.put, key, [private for private, _ in kept]))
 
     async def _disk(self, change: Callable[[], object]) -> None:
@@ -193,9 +186,15 @@ class Keeper:
     async def _round(self) -> None:
         if not self._open:
             await self._opened()
-        await self._follow()
-        while self._pending:
-            await self._restore()
+        first: TeeAgentError | None = None
+        # None waits for another: keys sign on a disk that is full, and files go while there is no quoter.
+        for step in (self._follow, self._restore_all, self._follow):
+            try:
+                await step()
+            except TeeAgentError as error:
+                self.trouble = first = first or error
+        if first:
+            raise first
 
     async def _opened(self) -> None:
         contents = await self._read()
@@ -259,6 +258,10 @@ class Keeper:
             async with self._lock:
                 await in_thread(self._folder.settle)
 
+    async def _restore_all(self) -> None:
+        while self._pending:
+            await self._restore()
+
     async def _restore(self) -> None:
         """The first key that waits. Raises what keeps evidence from being made; then another one is first."""
         key, found = next(iter(self._pending.items()))
@@ -282,7 +285,6 @@ class Keeper:
             await self._reports.key("key.restored", None, restored, "info")
         if len(entry.generations) < len(stored.generations):
             self._store.stale.add(key)
-            await self._follow()
 
 
 def require_keeper(keeper: Keeper | None) -> Keeper:
