@@ -1,7 +1,10 @@
-"""Bounds on connections: how many there are, for one client too, and how long one may take to send its first request.
+"""Bounds on connections: how many there are, for one client too, how long one may take to send its first request, and
+how much it may send before it has its answers.
 
 aiohttp ends idle connections between requests, but not in every version one that never sends the first: it would
-hold its descriptor for ever. A guard stands between the transport and aiohttp's protocol and passes everything on.
+hold its descriptor for ever. Nor does every version (3.11 does not) bound the requests that a client sends without
+reading an answer: they would be kept, all of them. A guard stands between the transport and aiohttp's protocol. What
+goes beyond the room of a connection is not passed on, and after a few requests the connection ends.
 """
 
 from __future__ import annotations
@@ -16,6 +19,12 @@ MAX_CONNECTIONS = 256
 """Times the largest body, 2 MiB: what all clients together can make us hold."""
 MAX_PER_CLIENT = MAX_CONNECTIONS // 2
 """Nobody alone keeps the others out. Not less: many may stand behind one address. Loopback may be a proxy of ours."""
+MAX_REQUESTS = 2
+"""On one connection: a nonce and a secret."""
+HEAD_BYTES = 1 << 14
+"""Room for a request beside its body. aiohttp takes no line of more than 8190 bytes."""
+CHUNKED_BYTES = 4 << 20
+"""Room for a body of a length that it does not say: twice what is read of it."""
 
 
 class Connections:
@@ -30,11 +39,13 @@ class Connections:
         """For asyncio's create_server: what to connect instead of ``protocol``."""
         return _Guard(protocol, self)
 
-    def arrived(self, request: web.BaseRequest) -> None:
-        """The head of a request is there: from now on the request's own bounds hold."""
+    def arrived(self, request: web.BaseRequest) -> bool:
+        """The head of a request is there: from now on its own bounds hold. Returns whether another may follow."""
         guard = request.transport.get_protocol() if request.transport else None
-        if isinstance(guard, _Guard):
-            guard.relax()
+        if not isinstance(guard, _Guard):
+            return False
+        body = request.content_length or 0
+        return guard.arrived(body if body or not request.can_read_body else CHUNKED_BYTES)
 
     def admit(self, guard: asyncio.Protocol, address: str) -> bool:
         """Whether one more may be open, from this address."""
@@ -55,8 +66,16 @@ class _Guard(asyncio.Protocol):
         self._connections = connections
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
+        self._room, self._requests = HEAD_BYTES, 0
 
-    def relax(self) -> None:
+    def arrived(self, body: int) -> bool:
+        """A request whose body has so many bytes."""
+        self._relax()
+        self._room += HEAD_BYTES + body
+        self._requests += 1
+        return self._requests < MAX_REQUESTS
+
+    def _relax(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -74,8 +93,10 @@ class _Guard(asyncio.Protocol):
         self._protocol.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._admitted:
-            self._protocol.data_received(data)
+        taken = data[: self._room]
+        self._room -= len(taken)
+        if self._admitted and taken:
+            self._protocol.data_received(taken)
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received() if self._admitted else None
@@ -87,7 +108,7 @@ class _Guard(asyncio.Protocol):
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.relax()
+        self._relax()
         self._connections.forget(self)
         if self._admitted:
             self._protocol.connection_lost(exc)

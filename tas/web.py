@@ -121,7 +121,7 @@ class Web:
     @web.middleware
     async def _envelope(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Around every request: its id, the rate limit, and errors as the wire has them."""
-        self.connections.arrived(request)
+        more = self.connections.arrived(request)
         request_id = secrets.token_hex(8)
         _request_id.set(request_id)
         route = request.match_info.route.resource
@@ -133,7 +133,7 @@ class Web:
             response = reply({"error": "rate_limit_exceeded", "message": message}, 429)
             self._refused(request, 429, "denied.rate-limit")
         response.headers.update({**standing.headers(), "X-Request-Id": request_id, "Server": "tas"})
-        if response.status in (408, 413):
+        if not more or response.status in (408, 413):
             response.force_close()
         return response
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -71,6 +72,29 @@ def service_answers(service: RunningTas) -> bool:
         return service.request("GET", NONCE).status == 200
     except OSError:
         return False
+
+
+def test_requests_that_are_sent_on_without_end(tmp_path: Path) -> None:
+    """Two answers, and the connection ends: nothing of the rest is kept or answered."""
+    ask = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
+    with running_tas(tmp_path / "tas") as service:
+        with connected(service) as connection:
+            sender = Thread(target=flood, args=(connection, ask * 1000))
+            sender.start()
+            assert read_all(connection).count(b"HTTP/1.1 401 ") in (0, 1, 2)  # cut off with what was not read
+            sender.join()
+        with connected(service) as connection:
+            connection.sendall(ask)
+            assert b"Connection: close" not in connection.recv(4096)
+            connection.sendall(ask)
+            assert b"Connection: close" in read_all(connection)
+        assert [line["status"] for line in service.log() if line["event"] == "refused"] == [401] * 4
+
+
+def flood(connection: ssl.SSLSocket, data: bytes) -> None:
+    with suppress(OSError):
+        for _ in range(100):
+            connection.sendall(data)
 
 
 def test_plain_http_gets_no_answer(tmp_path: Path) -> None:

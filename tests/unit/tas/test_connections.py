@@ -8,7 +8,7 @@ from typing import cast
 
 from aiohttp import web
 
-from tas.connections import Connections
+from tas.connections import CHUNKED_BYTES, HEAD_BYTES, Connections
 
 
 class Wire(asyncio.Transport):
@@ -61,6 +61,11 @@ def connect(connections: Connections, address: str = "192.0.2.1") -> tuple[Wire,
     return wire, notes, guard
 
 
+def request(wire: Wire | None, length: int | None = None, *, body: bool = False) -> web.BaseRequest:
+    """What aiohttp shows of a request whose head is there."""
+    return cast("web.BaseRequest", SimpleNamespace(transport=wire, content_length=length, can_read_body=body))
+
+
 def test_everything_is_passed_on() -> None:
     async def run() -> None:
         wire, notes, guard = connect(Connections(60))
@@ -79,8 +84,8 @@ def test_silence_is_cut_off_and_a_request_is_not() -> None:
     async def run() -> None:
         connections = Connections(0)
         silent, busy, gone = connect(connections), connect(connections), connect(connections)
-        connections.arrived(cast("web.BaseRequest", SimpleNamespace(transport=busy[0])))
-        connections.arrived(cast("web.BaseRequest", SimpleNamespace(transport=None)))
+        connections.arrived(request(busy[0]))
+        connections.arrived(request(None))
         gone[2].connection_lost(None)
         await silent[0].aborted.wait()
         assert not busy[0].aborted.is_set()
@@ -122,5 +127,53 @@ def test_one_client_leaves_room_for_others() -> None:
         narrow = Connections(60, per_client=1)
         cut = [connect(narrow, address)[0].aborted.is_set() for address in ("", "", "::1", "::1")]
         assert cut == [False, True, False, False]
+
+    asyncio.run(run())
+
+
+def passed_on(notes: Notes) -> int:
+    return sum(len(part) for part in notes.told if isinstance(part, bytes))
+
+
+def test_what_is_sent_without_an_answer_is_bounded() -> None:
+    """aiohttp 3.11 keeps every request that a client sends on, whether it reads answers or not."""
+
+    async def run() -> None:
+        connections = Connections(60)
+        wire, notes, guard = connect(connections)
+        for _ in range(10):
+            guard.data_received(bytes(HEAD_BYTES // 3))
+        assert passed_on(notes) == HEAD_BYTES
+        connections.arrived(request(wire))
+        guard.data_received(bytes(2 * HEAD_BYTES))
+        guard.data_received(b"x")
+        assert passed_on(notes) == 2 * HEAD_BYTES
+        assert not wire.aborted.is_set()
+        guard.connection_lost(None)
+
+    asyncio.run(run())
+
+
+def test_a_body_has_room_beside_that() -> None:
+    async def run() -> None:
+        connections = Connections(60)
+        for length, body, room in ((5000, True, 5000), (None, True, CHUNKED_BYTES), (None, False, 0)):
+            wire, notes, guard = connect(connections)
+            guard.data_received(b"head")
+            connections.arrived(request(wire, length, body=body))
+            guard.data_received(bytes(CHUNKED_BYTES * 2))
+            assert passed_on(notes) == 2 * HEAD_BYTES + room
+            guard.connection_lost(None)
+
+    asyncio.run(run())
+
+
+def test_a_connection_is_for_a_nonce_and_a_secret() -> None:
+    async def run() -> None:
+        connections = Connections(60)
+        wire, _, guard = connect(connections)
+        assert [connections.arrived(request(wire)) for _ in range(3)] == [True, False, False]
+        assert not connections.arrived(request(None))
+        guard.connection_lost(None)
 
     asyncio.run(run())
