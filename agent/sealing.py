@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from typing import Never
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -105,6 +106,9 @@ class Sealer:
 
     def __repr__(self) -> str:
         return f"Sealer({self.root_id})"
+
+    def __reduce__(self) -> Never:
+        raise SecretError("a root is not to be pickled or copied")
 
 
 @dataclass(frozen=True, slots=True)

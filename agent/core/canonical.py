@@ -233,4 +233,5 @@ def rfc3339(moment: datetime) -> str:
     """``YYYY-MM-DDThh:mm:ssZ``; ``moment`` is aware. Raises FormatError for a naive one."""
     if moment.tzinfo is None:
         raise FormatError("a time without a zone", record="time")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not strftime: with some C libraries it writes the year 211 without its zero.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
 
 from agent.admin import server
-from agent.core import config, der
+from agent.core import canonical, config, der
 from agent.core import x509 as form
 from agent.core.errors import (
     ConfigError,
@@ -144,3 +145,11 @@ def test_luks_metadata_of_megabytes_is_refused_before_it_is_parsed() -> None:
     text = b'{"a":[' + b'"",' * (metadata.MAX_TEXT // 3) + b"0]}"
     with pytest.raises(HeaderRefused, match="are allowed"):
         metadata.parse(text, 4 << 20)
+
+
+def test_a_year_below_1000_has_its_zeros() -> None:
+    # strftime of glibc leaves them out, and the document was no longer the one that was read.
+    moment = datetime(211, 3, 1, 12, 0, 59, 999_999, tzinfo=UTC)
+    assert canonical.rfc3339(moment) == "0211-03-01T12:00:59Z"
+    said = canonical.Reader({"at": canonical.rfc3339(moment)}, "sample", frozenset({"at"})).time("at")
+    assert said == moment.replace(microsecond=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -176,3 +178,9 @@ def test_nothing_of_a_root_is_shown() -> None:
         assert shown == f"Sealer({sealer.root_id})"
     assert bytes(sealer._root).hex() not in sealer.root_id
     assert sealer.root_id.split(":")[-1] not in bytes(sealer._root).hex()
+
+
+def test_a_root_is_neither_pickled_nor_copied() -> None:
+    for take in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(SecretError):
+            take(tas())
