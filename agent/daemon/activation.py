@@ -39,8 +39,8 @@ def take(path: Path, *others: Path) -> dict[Path, socket.socket]:
 
 
 def _socket(number: int, path: Path) -> socket.socket:
-    os.set_inheritable(number, False)
     try:
+        os.set_inheritable(number, False)
         return socket.socket(fileno=number)
     except OSError as error:
         raise ConfigError(f"{path}: what the service manager handed over is no socket: {error.strerror}") from error

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from agent import __version__
 from agent.core.access import OPERATIONS, Decision, Wish
@@ -207,9 +206,12 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _labels(labels: Mapping[str, Any]) -> str:
-    quoted = (f'{name}="{_escaped(value).replace(chr(34), chr(92) + chr(34))}"' for name, value in labels.items())
-    return "{" + ",".join(quoted) + "}" if labels else ""
+def _labels(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f"{name}={_quoted(value)}" for name, value in labels.items()) + "}" if labels else ""
+
+
+def _quoted(text: str) -> str:
+    return '"' + _escaped(text).replace('"', '\\"') + '"'
 
 
 def _escaped(text: str) -> str:

@@ -112,16 +112,25 @@ def leave_network() -> None:
 
 
 def become(user: User) -> None:
-    """This user for good, without groups or capabilities. Raises PermissionMissing."""
+    """This user for good, without capabilities. Raises PermissionMissing.
+
+    Who is not root stays who it is, groups included.
+    """
+    if os.geteuid() == 0:
+        _change_user(user)
+    # What a change of user left (it need not take them all: capabilities(7), SECBIT_NO_SETUID_FIXUP), or whoever
+    # started us gave.
+    drop_capabilities()
+
+
+def _change_user(user: User) -> None:
     _no_new_privileges()
-    if os.geteuid() != 0:
-        return
     try:
         os.setgroups([])
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
-    except OSError as error:
-        raise PermissionMissing(f"can't become user {user.uid}: {error.strerror}") from error
+    except (OSError, OverflowError) as error:
+        raise PermissionMissing(f"can't become user {user.uid}: {error}") from error
     if os.getresuid() != (user.uid,) * 3 or os.getresgid() != (user.gid,) * 3 or os.getgroups():
         raise PermissionMissing(f"did not become user {user.uid}")
 

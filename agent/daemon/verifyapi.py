@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.core import canonical
 from agent.core.access import Decision, Wish
-from agent.core.errors import ServerError, TeeAgentError
+from agent.core.errors import FormatError, ServerError, TeeAgentError
 from agent.daemon import body, problem
 from agent.daemon.dispatch import Act, Call, as_json, require_type
 from agent.daemon.verifier import MAX_ANSWER, Verifier
@@ -62,9 +62,17 @@ class VerifyApi:
 
 
 def _response(answer: bytes) -> Response:
-    mark, document = answer[:1], canonical.parse(answer[1:], "verdict", MAX_ANSWER, floats=True)
+    """What comes from there may be anything: the question had it in its hands."""
+    try:
+        mark, document = answer[:1], canonical.parse(answer[1:], "verdict", MAX_ANSWER, floats=True)
+    except FormatError as error:
+        raise _no_verdict() from error
     if mark == _ERROR:
         raise problem.exception(document)
     if mark not in (_VALID, _INVALID):
-        raise ServerError("the verification ended without a verdict", code="server.verify")
+        raise _no_verdict()
     return as_json(document, 200 if mark == _VALID else REFUSED)
+
+
+def _no_verdict() -> ServerError:
+    return ServerError("the verification ended without a verdict", hint="see the agent's log", code="server.verify")

@@ -62,10 +62,10 @@ _PARTICULAR = ("key_document", "attachments", "payload", "nonce", "audience", "c
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question, read. None: not given, and so not compared. ``policy`` is the policy's text."""
+    """One question, read. None: not given, and so not compared."""
 
     document: bytes
-    policy: bytes | None
+    policy: Policy | None
     any_workload: bool
     key_document: bytes | None
     attachments: bytes | None
@@ -87,10 +87,12 @@ class Question:
         def given(name: str, read: Callable[[], Any]) -> Any:
             return None if reader.item(name) is None else read()
 
-        question = cls(
-            document=_octets(reader.item("document"), "document", kinds.MAX_BYTES),
+        document, any_workload = _octets(reader.item("document"), "document", kinds.MAX_BYTES), _true_or_false(reader)
+        _require_workload(any_workload, policy=reader.item("policy"))
+        return cls(
+            document=document,
             policy=given("policy", lambda: _policy(reader.item("policy"))),
-            any_workload=_true_or_false(reader),
+            any_workload=any_workload,
             key_document=given("key_document", lambda: _octets(reader.item("key_document"), "key_document", MAX_KEY)),
             attachments=given("attachments", lambda: _octets(reader.item("attachments"), "attachments", MAX_KEY)),
             payload=given("payload", lambda: _payload(reader.item("payload"))),
@@ -102,16 +104,6 @@ class Question:
             storage=given("storage", lambda: _storage(reader.item("storage"))),
             at=given("at", lambda: reader.time("at")),
         )
-        question.require_workload()
-        return question
-
-    def require_workload(self) -> None:
-        """Raises UsageError unless exactly one workload is said."""
-        if (self.policy is not None) == self.any_workload:
-            raise UsageError(
-                "say in one way only which workload to accept" if self.any_workload else "say which workload to accept",
-                hint='"policy": {...}, or "any_workload": true',
-            )
 
     def verdict(self, now: datetime, anchors: Sequence[TrustAnchor] | None = None) -> BundleVerdict | KeyVerdict:
         """Judged as of ``at``, or ``now``. ``anchors`` None means the vendors' roots only.
@@ -120,8 +112,7 @@ class Question:
         """
         kind = kinds.kind_of(self.document)
         self._require_fitting(kind)
-        policy = Policy.from_bytes(self.policy) if self.policy is not None else None
-        workload = Workload(policy, any_workload=self.any_workload)
+        workload = Workload(self.policy, any_workload=self.any_workload)
         judge = Judge(self.at or now, workload, anchors, key=self.key, storage=self.storage)
         if kind == kinds.BUNDLE:
             return self._bundle(self.document, judge)
@@ -164,9 +155,7 @@ class Question:
         )
 
     def _require_fitting(self, kind: str) -> None:
-        meant = _MEANT.get(kind)
-        if meant is None:
-            raise UsageError(f"an {kind} is not judged here", hint="tee-agent verify does it")
+        meant = _MEANT[kind]
         if "key_document" in meant and self.key_document is None:
             raise UsageError(
                 f"a {kind} does not hold its signer's evidence: key_document is needed",
@@ -217,13 +206,15 @@ def _payload(value: Any) -> bytes | Payload:
     return Payload(fields.hexadecimal("digest", 64), fields.integer("size"))
 
 
-def _policy(value: Any) -> bytes:
+def _policy(value: Any) -> Policy:
+    """Read as the text that it came from: its reader has bounds of its own."""
     if not isinstance(value, dict):
         raise FormatError("policy is not a JSON object", record="request")
     try:
-        return json.dumps(value, ensure_ascii=False).encode()
+        text = json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError) as error:
         raise FormatError("policy is not valid text", record="request") from error
+    return Policy.from_bytes(text)
 
 
 def _use(reader: canonical.Reader) -> str:
@@ -238,6 +229,15 @@ def _storage(value: Any) -> frozenset[str]:
     if not known or not value or len(set(value)) < len(value):
         raise UsageError(f"storage is not a list of some of {', '.join(sorted(STORAGES))}, each once")
     return frozenset(value)
+
+
+def _require_workload(any_workload: bool, *, policy: object) -> None:
+    """Raises UsageError unless exactly one workload is said."""
+    if (policy is not None) == any_workload:
+        raise UsageError(
+            "say in one way only which workload to accept" if any_workload else "say which workload to accept",
+            hint='"policy": {...}, or "any_workload": true',
+        )
 
 
 def _true_or_false(reader: canonical.Reader) -> bool:

@@ -99,6 +99,14 @@ def test_a_file_is_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         os.close(activation.FIRST)
 
 
+def test_a_descriptor_that_is_not_open_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        hand_over(monkeypatch, sock)
+    os.close(activation.FIRST)
+    with pytest.raises(ConfigError, match="no socket: Bad file descriptor"):
+        activation.take(tmp_path / "a.sock")
+
+
 def test_a_daemon_by_hand_leaves_the_manager_s_socket_alone(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(tmp_path / "a.sock"))
