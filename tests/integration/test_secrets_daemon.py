@@ -18,8 +18,8 @@ from agent.daemon.names import QUOTER as QUOTER_ROLE
 from agent.daemon.names import socket_path
 from agent.deadline import Deadline
 from agent.unseal import WrappingKey
-from tests.integration.test_no_chosen_report_data import ask
 from tests.support.access import rule
+from tests.support.chosen import ask
 from tests.support.daemon import FETCHER, GROUP, MEMBER, SIGNER, STRANGER, Reply, as_user
 from tests.support.released import World, running_world
 
