@@ -54,6 +54,11 @@ def document(daemon: Daemon, name: str, query: str = "") -> bytes:
     return reply.body
 
 
+def refused(reply: Reply, status: int, code: str) -> None:
+    """That an answer is this refusal."""
+    assert (reply.status, reply.json["code"]) == (status, code), reply.body
+
+
 def judge(daemon: Daemon) -> Judge:
     """Any workload, now, with the simulator's root added."""
     anchors = (*genuine_anchors(), daemon.simulator.anchor)
