@@ -1,7 +1,8 @@
 """Attachments by their digest, for those who hold compact bundles: what the keys have now, and what was named lately.
 
 In memory and bounded: of one key's the newest MAX_EACH (a batch of challenges has attachments of its own), and over
-all MAX_ALL and MAX_BYTES, where the key with the most gives way. What the vendor says is kept once, however often.
+all MAX_ALL and MAX_BYTES, where the namespace with the most gives way, of its key with the most: many keys are no
+larger a share. What the vendor says is kept once, however often.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Kept:
         if self._each[key] > MAX_EACH:
             self._drop_oldest(key)
         while len(self._kept) > MAX_ALL or self._size > MAX_BYTES:
-            self._drop_oldest(self._each.most_common(1)[0][0])
+            self._drop_oldest(self._fullest())
 
     def find(self, digest: bytes) -> Found | None:
         """The attachments of this digest, or None."""
@@ -70,6 +71,14 @@ class Kept:
             if attachments.digest == digest:
                 return Found(key, attachdoc.build(attachments))
         return None
+
+    def _fullest(self) -> str:
+        """The key that gives way."""
+        shares = Counter[str]()
+        for key, count in self._each.items():
+            shares[_namespace(key)] += count
+        most = shares.most_common(1)[0][0]
+        return max((key for key in self._each if _namespace(key) == most), key=lambda key: self._each[key])
 
     def _drop_oldest(self, key: str) -> None:
         digest = next(digest for digest, (whose, _) in self._kept.items() if whose == key)
@@ -92,3 +101,8 @@ class Kept:
             self._pool[known] = (known, uses - 1)
         else:
             self._size -= len(value)
+
+
+def _namespace(key: str) -> str:
+    """ "" for the agent's own key, which is everybody's."""
+    return key.partition("/")[0]

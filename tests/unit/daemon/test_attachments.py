@@ -76,6 +76,18 @@ def test_the_key_with_the_most_gives_way(monkeypatch: pytest.MonkeyPatch) -> Non
     assert kept.find(numbered(45).digest) is None
 
 
+def test_many_keys_are_no_larger_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attachments, "MAX_ALL", 20)
+    kept = kept_of()
+    for number in range(10):
+        kept.keep(numbered(number))
+    for number in range(100, 200):
+        kept.keep(numbered(number), f"uid-2/key-{number % 50}")
+    assert all(kept.find(numbered(number).digest) for number in range(10))
+    assert kept.find(numbered(199).digest)
+    assert len(kept) == 20
+
+
 def test_memory_is_bounded_and_what_is_common_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = kept_of()
     kept.keep(numbered(0))
