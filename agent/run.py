@@ -88,6 +88,7 @@ def _start(argv: Sequence[str], pass_fds: Sequence[int], stdin: int) -> Child:
 def _popen(
     argv: Sequence[str], pass_fds: Sequence[int], stdin: int, output: int | None, environment: Mapping[str, str]
 ) -> Child:
+    heed_children()
     try:
         return subprocess.Popen(
             list(argv),
@@ -105,6 +106,18 @@ def _popen(
             hint=f"install the package that has {Path(argv[0]).name}",
             code="platform.program",
         ) from error
+
+
+def heed_children() -> None:
+    """Whoever started us may ignore SIGCHLD, and exec passes that on: exit statuses would be lost, and read as 0.
+
+    Raises PlatformError where it can't be mended: outside the main thread.
+    """
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        except ValueError as error:
+            raise PlatformError("SIGCHLD is ignored: how programs end is lost", code="platform.signals") from error
 
 
 def _end(process: Child) -> None:

@@ -91,7 +91,7 @@ def spawn(name: str, arguments: Sequence[str], environment: Mapping[str, str], l
             {"PATH": _PATH, "LANG": "C.UTF-8", **environment},
             file_actions=[(os.POSIX_SPAWN_DUP2, lifeline, LIFELINE), (os.POSIX_SPAWN_DUP2, theirs, PIPE)],
             setsigmask=(),
-            setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGHUP),
+            setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD),
         )
     finally:
         os.close(theirs)

@@ -20,6 +20,7 @@ from agent.daemon.child import Child, spawn
 from agent.daemon.names import FETCHER, QUOTER, SIGNER, SOCKETS, SSH, socket_path
 from agent.daemon.notify import Notifier, watchdog_seconds
 from agent.hardening import harden
+from agent.run import heed_children
 
 GRACE_SECONDS = 15.0
 """For a role to end after SIGTERM; the quoter has a quote's time more."""
@@ -43,6 +44,7 @@ class Supervisor:
     async def run(self) -> int:
         """Until told to stop (0), or until a role ends (its exit status)."""
         loop = asyncio.get_running_loop()
+        heed_children()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)

@@ -115,6 +115,14 @@ def test_a_dying_role_takes_all_down(simulator: Simulator, folder: Path, name: s
         assert f"the {name} was ended by signal 9" in daemon.log
 
 
+def test_it_hears_of_a_death_where_sigchld_was_ignored(simulator: Simulator, folder: Path) -> None:
+    """Whoever started it may have left it so: exec passes it on."""
+    deaf = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
+    with running_daemon(simulator, folder, within=[sys.executable, "-c", deaf]) as daemon:
+        os.kill(daemon.role("fetcher"), signal.SIGKILL)
+        assert daemon.process.wait(STOP_SECONDS) == 128 + signal.SIGKILL
+
+
 def outcome(folder: Path, simulator: Simulator, **daemon: Any) -> tuple[int, str]:
     config = write_config(folder, simulator, **daemon)
     words = [*CLI, "daemon", "--config", str(config)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from agent.core.errors import DeadlineExceeded, Oversized, PlatformError, UsageE
 from agent.core.model import Secret
 from agent.deadline import Deadline
 from agent.run import ENVIRONMENT, Completed, run, spawn
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def soon(seconds: float = 60.0) -> Deadline:
@@ -32,6 +35,37 @@ def test_status_and_outputs() -> None:
 
 def test_signals_are_negative() -> None:
     assert sh("kill -9 $$").returncode == -9
+
+
+DEAF = """
+import signal, sys, threading
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as whoever started us may have left it: exec passes it on
+from agent.core.errors import PlatformError
+from agent.deadline import Deadline
+from agent.run import run
+
+def ask():
+    try:
+        print(run(["/bin/sh", "-c", "sleep 0.1; exit 7"], deadline=Deadline(60, "test")).returncode)
+    except PlatformError as error:
+        print(error.code)
+
+if sys.argv[1] == "thread":
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+ask()
+"""
+"""The program outlives the moment in which it is started, so that only its end is missed."""
+
+
+@pytest.mark.parametrize(("where", "said"), [("main", "7\n"), ("thread", "platform.signals\n7\n")])
+def test_a_failure_is_none_the_less_one_where_sigchld_was_ignored(where: str, said: str) -> None:
+    """Its exit status would be lost, and 0 in its place: cryptsetup would never fail."""
+    done = subprocess.run(
+        [sys.executable, "-c", DEAF, where], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == said
 
 
 def test_the_environment_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
