@@ -146,7 +146,8 @@ class PublicKey:
         """The way back, with whatever s. Raises FormatError, for another algorithm's too."""
         reader = Reader(signature, "ssh signature")
         reader.literal(self.kind.encode())
-        inside = reader.string(MAX_KEY)
+        size = self.algorithm.signature_size
+        inside = reader.string(MAX_KEY) if self.algorithm.order else reader.string(size, size)
         reader.finish()
         if not self.algorithm.order:
             return inside
@@ -155,5 +156,5 @@ class PublicKey:
         numbers.finish()
         if max(r, s) >= self.algorithm.order:
             raise numbers.wrong("a value is as large as the curve's order")
-        half = self.algorithm.signature_size // 2
+        half = size // 2
         return r.to_bytes(half, "big") + s.to_bytes(half, "big")

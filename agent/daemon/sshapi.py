@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agent.core import sshagent
 from agent.core.access import Decision, Wish
@@ -24,6 +25,8 @@ from agent.daemon.sshbind import is_signed
 
 FORM = "form"
 """Named as the deciding rule where not the policy refuses, but what was to be signed."""
+_encoded = lru_cache(maxsize=1024)(PublicKey.of)
+"""For lists, and for looking a key up: each looks at all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class SshApi:
     def find(self, blob: bytes) -> tuple[NamedKey, PublicKey]:
         """The key for ssh with this encoding. Raises FormatError when there is none."""
         for key in self.keys.all():
-            if key.use == USE and (public := PublicKey.of(key.attachments.spki)).blob == blob:
+            if key.use == USE and (public := _encoded(key.attachments.spki)).blob == blob:
                 return key, public
         raise FormatError("there is no such key", record="ssh-agent")
 
@@ -62,7 +65,7 @@ def comment(key: NamedKey) -> str:
 
 def public_line(key: NamedKey) -> str:
     """The public key as ssh's files have it."""
-    return PublicKey.of(key.attachments.spki).line(comment(key))
+    return _encoded(key.attachments.spki).line(comment(key))
 
 
 class Session:
@@ -111,7 +114,7 @@ class Session:
 
     def _listed(self) -> Iterator[tuple[bytes, str]]:
         for key in () if self._remote else self._api.seen(self._guest):
-            yield PublicKey.of(key.attachments.spki).blob, comment(key)
+            yield _encoded(key.attachments.spki).blob, comment(key)
 
     async def _sign(self, request: sshagent.Sign) -> bytes:
         key, public = self._api.find(request.key)

@@ -24,10 +24,12 @@ _RSA = {"rsa-sha2-256": hashes.SHA256(), "rsa-sha2-512": hashes.SHA512()}
 _KINDS = {"ssh-ed25519", "ssh-rsa", *_ECDSA}
 _MAX_NUMBER = 67
 """Bytes of a scalar of P-521 and its sign."""
+_MAX_EXPONENT, _MAX_MODULUS = 5, 1025
+"""Bytes of an RSA key's numbers with their signs: up to 39 and 8199 bits; the event loop waits while one is used."""
 
 
 def is_signed(bind: Bind) -> bool:
-    """False where the signature is wrong, and for host keys of other kinds than Ed25519, ECDSA and RSA."""
+    """False where the signature is wrong, and for host keys other than Ed25519, ECDSA and RSA up to 8192 bits."""
     try:
         kind = Reader(bind.host_key, "host key").text(64)
         named = Reader(bind.signature, "host signature")
@@ -35,6 +37,8 @@ def is_signed(bind: Bind) -> bool:
         named.finish()
         if kind not in _KINDS:
             return False
+        if kind == "ssh-rsa":
+            _require_small(bind.host_key)
         public = load_ssh_public_key(kind.encode() + b" " + base64.b64encode(bind.host_key))
         if isinstance(public, Ed25519PublicKey) and name == kind:
             public.verify(signature, bind.session)
@@ -48,6 +52,14 @@ def is_signed(bind: Bind) -> bool:
         # LookupError: no such hash. RuntimeError: what cryptography says of compressed points.
         return False
     return True
+
+
+def _require_small(host_key: bytes) -> None:
+    """Raises FormatError for an RSA key (RFC 4253, section 6.6) that costs more to use than anybody's does."""
+    reader = Reader(host_key, "host key")
+    reader.literal(b"ssh-rsa")
+    reader.number(_MAX_EXPONENT)
+    reader.number(_MAX_MODULUS)
 
 
 def _der(signature: bytes) -> bytes:

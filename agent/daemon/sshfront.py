@@ -67,15 +67,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiting:
             self._guest.spoken()
             self._limit(None)
+            # Its end is not read either, before all is answered: who only says no more still gets its answers.
             self._transport.pause_reading()
             self.task = asyncio.get_running_loop().create_task(self._work())
         elif not began:
             self._limit(STALL_SECONDS)
-
-    def eof_received(self) -> bool:
-        """A client that has shut down its side may still get the answers that it waits for."""
-        self._last = True
-        return self.task is not None
 
     def pause_writing(self) -> None:
         """The client has not taken all of an answer yet."""

@@ -73,6 +73,13 @@ def test_halves_of_a_signature(numbers: bytes) -> None:
         public.unwrap(strings(public.kind.encode(), numbers))
 
 
+@pytest.mark.parametrize("size", [0, 63, 65])
+def test_an_ed25519_signature_has_its_size(size: int) -> None:
+    public = PublicKey.of(PrivateKey(ALGORITHMS["Ed25519"]).spki)
+    with pytest.raises(FormatError, match="64 to 64"):
+        public.unwrap(strings(b"ssh-ed25519", bytes(size)))
+
+
 def test_a_half_above_the_order_is_refused() -> None:
     kind = ALGORITHMS["ECDSA-P256"]
     public = PublicKey.of(PrivateKey(kind).spki)

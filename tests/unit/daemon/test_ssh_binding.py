@@ -133,3 +133,26 @@ def test_host_keys_of_other_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("agent.daemon.sshbind.load_ssh_public_key")
     for kind in (b"ssh-dss", b"sk-ssh-ed25519@openssh.com", b"ssh-ed25519-cert-v01@openssh.com", b"", b"\xff"):
         assert not is_signed(Bind(strings(kind, bytes(32)), ssh.SESSION, strings(kind, bytes(64)), False))
+
+
+def test_rsa_keys_that_cost_more_than_anybody_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may show any key: with the largest that OpenSSL takes, each connection would stop all for 8 ms."""
+    asked: list[bytes] = []
+    good = rsa_host("rsa-sha2-512", hashes.SHA512())
+
+    def load(data: bytes) -> None:
+        asked.append(data)
+        raise ValueError
+
+    monkeypatch.setattr("agent.daemon.sshbind.load_ssh_public_key", load)
+    for exponent, modulus, looked_at in (
+        (65537, (1 << 8192) - 1, True),
+        ((1 << 32) - 1, (1 << 2048) - 1, True),
+        ((1 << 40) + 1, (1 << 2048) - 1, False),
+        ((1 << 2047) + 1, (1 << 2048) - 1, False),
+        (65537, (1 << 8200) - 1, False),
+    ):
+        asked.clear()
+        blob = strings(b"ssh-rsa") + mpint(exponent) + mpint(modulus)
+        assert not is_signed(Bind(blob, ssh.SESSION, good.signature, False))
+        assert bool(asked) is looked_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.access import Rules
 from agent.core.sshagent import KEPT, MAX_MESSAGE
 from agent.core.sshwire import uint32
 from agent.daemon import admission, sshfront
@@ -93,6 +95,29 @@ def test_a_message_may_not_drip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                         sock.settimeout(20)
 
     serving(tmp_path, client)
+
+
+def test_who_is_not_permitted_is_told_once_and_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rules, "admits", lambda *_: False)
+    serving(tmp_path, lambda path: _same(talk(path, ssh.listing() * 3), FAILURE))
+
+
+def test_between_requests_there_is_more_time_than_within_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sshfront, "STALL_SECONDS", 1e3)
+    monkeypatch.setattr(sshfront, "IDLE_SECONDS", 1e6)
+
+    async def main(world: named.World) -> None:
+        def left() -> float:
+            timers = [one._timer.when() for one in found.open() if one._timer]
+            return sum(timers) - asyncio.get_running_loop().time() if timers else 0.0
+
+        async with standing(world, tmp_path) as found:
+            with told(found.path, ssh.listing()) as client:
+                await named.until(lambda: left() > 1e5)
+                client.sendall(b"\0")
+                await named.until(lambda: 0 < left() < 1e4)
+
+    named.run(main)
 
 
 def test_idle_connections_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

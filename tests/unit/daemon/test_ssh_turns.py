@@ -124,26 +124,37 @@ def test_who_leaves_while_it_waits_for_its_turn(tmp_path: Path, monkeypatch: pyt
                 answered.clear()
                 stack.enter_context(told(found.path, MINE))
                 await named.until(lambda: answered == [MINE[4:]])
+            await named.until(lambda: not found.open())
+            assert not [last for last, _ in found.front._rota._last.values() if last]
 
     named.run(main)
 
 
-def test_drain_lets_a_request_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests under way get their answer; idle clients are hung up on."""
-    begun, go_on = slowed(monkeypatch)
+def test_drain_lets_requests_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests under way get their answer, and then their client is hung up on, as are idle ones at once."""
+    begun: list[bytes] = []
+    go_on = {b"\x0b": asyncio.Event(), b"\x11": asyncio.Event()}
+
+    async def slow(self: Session, message: bytes) -> bytes:
+        begun.append(message)
+        await go_on[message].wait()
+        return SUCCESS
+
+    monkeypatch.setattr(Session, "answer", slow)
 
     async def main(world: named.World) -> None:
         async with standing(world, tmp_path) as found:
-            idle = asyncio.create_task(asyncio.to_thread(talk, found.path))
-            busy = asyncio.create_task(asyncio.to_thread(talk, found.path, ssh.listing() * 2))
-            await begun.wait()
-            await named.until(lambda: found.front.summary()["connections"] == 2)
+            talks = (), (ssh.listing() * 2,), (MINE * 2,)
+            idle, first, last = (asyncio.create_task(asyncio.to_thread(talk, found.path, *said)) for said in talks)
+            await named.until(lambda: len(begun) == 2 and found.front.summary()["connections"] == 3)
             drained = asyncio.create_task(found.drain())
             assert await idle == b""
+            go_on[b"\x0b"].set()
+            assert await first == SUCCESS * 2
             assert not drained.done()
-            go_on.set()
+            go_on[b"\x11"].set()
             await drained
-            assert await busy == SUCCESS * 2
+            assert await last == SUCCESS * 2
 
     named.run(main)
 
