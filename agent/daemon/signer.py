@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+from collections.abc import Sequence
 from functools import partial
 
 from agent import rulefiles
 from agent.core.config import Config
+from agent.core.errors import TeeAgentError
 from agent.daemon import auditdisk, files, keydisk, openapi, privileges, sockets, verifier
 from agent.daemon.assembly import Early, Signer
 from agent.daemon.completing import completer
@@ -53,22 +55,25 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
         guard.install(life)
         tasks = [asyncio.create_task(each) for each in signer.work(life, listener.sock, ssh.sock if ssh else None)]
         life.notifier.ready(f"serves {listener.path}")
-        await _until_stopped(life, tasks)
-        await signer.drain()
-        for task in tasks:
-            task.cancel()
-        signer.close()
+        try:
+            await until_stopped(life.stop, tasks)
+            await signer.drain()
+        finally:
+            for task in tasks:
+                task.cancel()
+            signer.close()
 
     return live(life, main)
 
 
-async def _until_stopped(life: Life, tasks: list[asyncio.Task[None]]) -> None:
-    """Until told to stop. A task that ends of itself is a defect: its error ends the process."""
-    stop = asyncio.create_task(life.stop.wait())
-    done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    for task in done - {stop}:
+async def until_stopped(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Until told to stop. A task that ends of itself is a defect that ends the process: its error, or TeeAgentError."""
+    told = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    for task in done - {told}:
         task.result()
+        raise TeeAgentError("a part of the signer came to its end: its log has more")
 
 
 def _more_descriptors() -> None:
