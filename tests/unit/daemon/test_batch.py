@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from agent.core.bundle import decode
-from agent.core.errors import DeadlineExceeded, FirmwareError, ServerError, UsageError
+from agent.core.errors import DeadlineExceeded, FirmwareError, ServerError
 from agent.daemon import batch
 from agent.daemon.asked import Asked, whole
 from agent.daemon.holders import OwnHolder
-from agent.daemon.keys import AttestedKey, KeyRing
 from tests.support.batches import Batches, challenge, check, place
 from tests.support.named import until
 
@@ -69,32 +63,6 @@ def test_every_leaf_has_randomness_of_its_own() -> None:
         randoms = Counter(fresh.random for data in answers if (fresh := check(data, 1).fresh))
         assert len(randoms) == 9
         assert all(len(random) == 32 for random in randoms)
-
-    Batches().run(body)
-
-
-def test_keys_of_several_callers_share_a_tree_each_with_its_own_statement() -> None:
-    async def body(world: Batches) -> None:
-        one, two = await world.key("one"), await world.key("two", "ECDSA-P384", uid=2)
-        world.quotes.gate.clear()
-        first = world.ask(0)
-        await until(lambda: len(world.trees) == 1)
-        mixed = [world.ask(1, uid=1, holder=world.of(one)), world.ask(2, uid=2, holder=world.of(two)), world.ask(3)]
-        await until(lambda: world.waiting == 4)
-        world.quotes.gate.set()
-        await first
-        own, named = check((await mixed[2])[0], 3), check((await mixed[0])[0], 1)
-        other = decode((await mixed[1])[0])
-        assert len({bundle.attachments.blob for bundle in (own, named, other)}) == 1
-        assert {bundle.fresh.root for bundle in (own, named, other) if bundle.fresh}.__len__() == 1
-        held = world.ring.held
-        assert held
-        assert (own.attachments.spki, own.attachments.statement) == (held.attachments.spki, held.statement)
-        assert (named.attachments.spki, named.attachments.statement) == (one.attachments.spki, one.statement)
-        assert (other.attachments.spki, other.attachments.statement.owner) == (two.attachments.spki, "uid-2")
-        public = load_der_public_key(other.attachments.spki)
-        assert isinstance(public, EllipticCurvePublicKey)
-        public.verify(two.algorithm.to_der(other.signature), other.signing_input(), ECDSA(SHA384()))
 
     Batches().run(body)
 
@@ -215,60 +183,6 @@ def test_a_quote_that_never_comes_ends_in_an_error(monkeypatch: pytest.MonkeyPat
         world.quotes.gate.set()
 
     Batches(quote_seconds=0.001).run(body)
-
-
-@dataclass
-class Aging:
-    """Its first keys have just ended when they are needed."""
-
-    ring: KeyRing
-    old: int
-
-    async def current(self) -> AttestedKey:
-        key = await self.ring.current()
-        if not self.old:
-            return key
-        self.old -= 1
-        made = key.statement
-        old = replace(made, created=made.created - timedelta(hours=2), expires=made.created - timedelta(hours=1))
-        return replace(key, attachments=replace(key.attachments, statement=old))
-
-    def require(self) -> None:
-        """It is there."""
-
-
-@pytest.mark.parametrize("old", [1, 2])
-def test_evidence_that_runs_out_while_waiting_is_renewed_once(old: int) -> None:
-    async def body(world: Batches) -> None:
-        task = world.ask(1, holder=Aging(world.ring, old))
-        if old == 1:
-            check((await task)[0], 1)
-        else:
-            with pytest.raises(ServerError, match="ran out"):
-                await task
-        assert world.waiting == 0
-
-    Batches().run(body)
-
-
-@pytest.mark.parametrize("during", ["the quote before", "its own quote"])
-def test_a_key_destroyed_while_its_challenge_waits_signs_nothing(during: str) -> None:
-    async def body(world: Batches) -> None:
-        key = await world.key()
-        world.quotes.gate.clear()
-        first = world.ask(0)
-        if during == "the quote before":
-            await until(lambda: world.trees == [1])
-        task = world.ask(1, uid=1, holder=world.of(key))
-        await until(lambda: world.waiting == 2 and len(world.trees) == 1)
-        await world.named.destroy("uid-1", "k")
-        world.quotes.gate.set()
-        check((await first)[0], 0)
-        with pytest.raises(UsageError) as caught:
-            await task
-        assert caught.value.code == "usage.key"
-
-    Batches().run(body)
 
 
 def test_stopping_answers_what_a_quote_is_made_for_and_refuses_the_rest() -> None:
