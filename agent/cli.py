@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from agent import __version__
-from agent.core.canonical import printable
-from agent.core.errors import TeeAgentError
+from agent.core.canonical import printable, shown
+from agent.core.errors import TeeAgentError, UsageError
 
 DEFAULT_CONFIG = Path("/etc/tee-agent/tee-agent.toml")
 
@@ -56,10 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         sys.stdout.write(f"tee-agent {__version__}\n")
         return 0
+    as_json = "--json" in arguments
     if arguments[0] not in COMMANDS:
-        sys.stderr.write(f"tee-agent: no command {arguments[0]!r}: see tee-agent --help\n")
-        return _USAGE
-    return _command(arguments[0], arguments[1:])
+        return report(UsageError(f"no command {shown(arguments[0])}", hint="see tee-agent --help"), as_json=as_json)
+    try:
+        return _command(arguments[0], arguments[1:])
+    except TeeAgentError as error:
+        return report(error, as_json=as_json)
 
 
 def report(error: TeeAgentError, *, as_json: bool, program: str = "tee-agent") -> int:
@@ -73,9 +77,17 @@ def report(error: TeeAgentError, *, as_json: bool, program: str = "tee-agent") -
     return error.exit_status
 
 
-def common_options() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Whose errors are printed like all others, and with --json as all others. Sub-parsers are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError."""
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+def common_options(program: str = "tee-agent") -> argparse.ArgumentParser:
     """Options that every command has, before or after its sub-command."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(prog=program, add_help=False, allow_abbrev=False)
     group = parser.add_argument_group("common options")
     group.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
     group.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -91,8 +103,8 @@ def _overview() -> str:
 
 def _command(name: str, arguments: Sequence[str]) -> int:
     module = importlib.import_module(f"agent.commands.{name}")
-    common = common_options()
-    parser = argparse.ArgumentParser(
+    common = common_options(f"tee-agent {name}")
+    parser = Parser(
         prog=f"tee-agent {name}",
         description=module.HELP,
         parents=[common],
@@ -100,19 +112,17 @@ def _command(name: str, arguments: Sequence[str]) -> int:
     )
     module.configure(parser)
     parser.epilog = "\n".join(part for part in (parser.epilog, _EXITS) if part)
+    # Taken out first, so that they may also stand behind a sub-command.
+    args, rest = common.parse_known_args(arguments)
+    flags = vars(args).copy()
     try:
-        # Taken out first, so that they may also stand behind a sub-command.
-        args, rest = common.parse_known_args(arguments)
-        flags = vars(args).copy()
         args = parser.parse_args(rest)
-        vars(args).update(flags)
-    except SystemExit as stop:
-        return _USAGE if stop.code else 0
+    except SystemExit:  # --help
+        return 0
+    vars(args).update(flags)
     try:
         status: int = module.run(args)
         sys.stdout.flush()
-    except TeeAgentError as error:
-        return report(error, as_json=args.json)
     except BrokenPipeError:
         # The reader of our output left (head, less): nothing more can be said, and nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

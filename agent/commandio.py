@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from agent import settings
+from agent.admin import files
 from agent.client import Client
 from agent.core.bundle import Payload
+from agent.core.canonical import shown
 from agent.core.challenge import NONCE_MAX, NONCE_MIN
 from agent.core.errors import UsageError
 from agent.daemon.names import SIGNER, socket_path
@@ -47,7 +49,7 @@ def chunks(name: str) -> Iterator[bytes]:
             while chunk := file.read(CHUNK):
                 yield chunk
     except OSError as error:
-        raise UsageError(f"{name}: {error.strerror}", code="usage.input") from error
+        raise UsageError(f"{shown(name)} can't be read: {error.strerror}", code="usage.input") from error
 
 
 def digest_document(payload: Iterable[bytes]) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def nonce_hex(text: str, what: str) -> str:
     try:
         nonce = bytes.fromhex(text)
     except ValueError as error:
-        raise UsageError(f"{what}: not hexadecimal: {error}") from error
+        raise UsageError(f"{what}: a nonce is given in hex, two digits a byte") from error
     if not NONCE_MIN <= len(nonce) <= NONCE_MAX:
         raise UsageError(f"{what}: a nonce has {NONCE_MIN} to {NONCE_MAX} bytes, not {len(nonce)}")
     return nonce.hex()
@@ -72,14 +74,24 @@ def write(made: bytes, output: str, mode: int = 0o666) -> None:
     if output == STANDARD:
         sys.stdout.buffer.write(made)
         return
-    # Whole or not at all: nobody finds half a bundle under the name.
     target = Path(output)
+    try:
+        if files.is_stream(target):
+            files.append(target, made)
+        else:
+            _replace(target, made, mode)
+    except OSError as error:
+        raise UsageError(f"{output}: {error.strerror}", code="usage.output") from error
+
+
+def _replace(target: Path, made: bytes, mode: int) -> None:
+    # Whole or not at all: nobody finds half a bundle under the name.
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             file.write(made)
         partial.replace(target)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             partial.unlink()
-        raise UsageError(f"{output}: {error.strerror}", code="usage.output") from error
+        raise

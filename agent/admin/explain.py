@@ -64,6 +64,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
 def _process(args: argparse.Namespace) -> Who:
     if args.user or args.group or args.unit or args.container:
         raise UsageError("--pid says who it is: leave --user, --group, --unit and --container out")
+    if not Path(f"/proc/{args.pid}").is_dir():
+        raise Denied(f"there is no process {args.pid}", hint="was it another one?", code="denied.peer")
     caller = of_process(args.pid, Path("/proc"))
     if os.geteuid() not in (0, caller.uid):
         raise Denied(f"process {args.pid} is another user's", hint="ask as root", code="denied.peer")

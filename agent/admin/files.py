@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.core.errors import PermissionMissing, TeeAgentError, UsageError
@@ -12,6 +13,10 @@ from agent.core.errors import PermissionMissing, TeeAgentError, UsageError
 
 def replace(path: Path, data: bytes, mode: int) -> None:
     """Put ``data`` in place of ``path``; on disk when this returns. Raises UsageError, PermissionMissing."""
+    if is_stream(path):
+        with _named(path):
+            append(path, data)
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with _named(path):
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -25,6 +30,30 @@ def replace(path: Path, data: bytes, mode: int) -> None:
         finally:
             partial.unlink(missing_ok=True)
         _sync(path.parent)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether it is a device, a pipe or our own output: written to, never replaced. /dev/null must stay what it is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or _is_ours(found)
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    """/dev/stdout and its kin, with a file behind them."""
+    for fd in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(found, os.fstat(fd)):
+                return True
+    return False
+
+
+def append(path: Path, data: bytes) -> None:
+    """Write to what ``is_stream``. Raises OSError."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY), "wb") as file:
+        file.write(data)
 
 
 def _sync(folder: Path) -> None:

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--use", required=True, choices=USES, help="the one thing that it will ever sign")
     create.add_argument("--algorithm", choices=ALGORITHMS, default=ED25519, help="default: %(default)s")
     create.add_argument("--lifetime", type=int, metavar="SECONDS", help="of each generation; default: without end")
-    create.add_argument("--persistent", action="store_true", help="kept on the disk, sealed; default: this boot only")
+    create.add_argument("--persistent", action="store_true", help="kept on the disk, sealed (default: in memory)")
     listing = actions.add_parser("list", help="the agent's own key and those that the caller may see")
     socket_option(listing)
     _generation(_action(actions, "show", "one key, with its statement"))
@@ -77,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
 def _public(key: Mapping[str, Any]) -> bytes:
     if "ssh" not in key:
         raise UsageError(
-            f"the key is for {printable(str(key.get('use')))}, and ssh has no use for it", code="usage.key-use"
+            f"the key is for {printable(str(key.get('use')))}, and ssh has no use for it",
+            hint="make another: tee-agent keys create NAME --use ssh",
+            code="usage.key-use",
         )
     return f"{printable(str(key['ssh']))}\n".encode()
 
@@ -116,12 +118,18 @@ def _line(key: Mapping[str, Any]) -> str:
     name = f"{key['namespace']}/{key['name']}"
     if "state" in key:
         return f"{name} persistent, {key['state']}: {key['reason']}\n"
-    until = key["ends"] or ("it is destroyed" if key["persistent"] else "the boot ends")
+    until = key["ends"] or ("it is destroyed" if key["persistent"] else "the agent stops")
     return f"{name}#{key['generation']} {key['algorithm']} {key['use']} {key['id']} {key['storage']} until {until}\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    return "none" if value is None else str(value)
 
 
 def _details(key: Mapping[str, Any]) -> str:
     rows = [_line(key)]
-    rows += [f"  {name}: {value}\n" for name, value in key["statement"].items()]
+    rows += [f"  {name}: {_value(value)}\n" for name, value in key["statement"].items()]
     rows += [f"  evidence: {key['evidence']['tee']}, made at {key['evidence']['at']}\n", f"  spki: {key['spki']}\n"]
     return "".join(rows)

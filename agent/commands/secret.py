@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from agent.commandio import PRIVATE, client_of, output_option, socket_option, write
+from agent.commandio import PRIVATE, STANDARD, client_of, output_option, socket_option, write
 from agent.core.canonical import printable
 from agent.core.errors import UsageError
 from agent.deadline import Deadline
@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """The secret's bytes, or the names."""
     if (args.name is None) != args.list:
         raise UsageError("give the secret's name, or --list")
+    if args.list and args.output != STANDARD:
+        raise UsageError("--output is for a secret: the list goes to standard output")
     client, deadline = client_of(args), Deadline(SECONDS, "secret")
     if not args.list:
         write(client.secret(args.name, deadline), args.output, PRIVATE)

@@ -16,6 +16,7 @@ from agent.deadline import Deadline
 HELP = "Have files signed by the attested key, or by a named one; prints a bundle."
 SIGN_SECONDS = 900.0
 FORMATS = ("bundle", "raw", "jws", "cose", "eat", "ssh")
+FORMS = ("json", "cbor")
 BATCH = 1000
 """Files in one request."""
 
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 def _sign(args: argparse.Namespace, client: Client, nonce: str, deadline: Deadline) -> bytes:
     accept = compact.MEDIA_TYPE if args.compact else ANYTHING
     if args.format == "eat":
-        return client.token(_key(args), {"nonce": nonce, "form": args.form}, _options(args), deadline)
+        return client.token(_key(args), {"nonce": nonce, "form": args.form or FORMS[0]}, _options(args), deadline)
     payload = chunks(args.files[0])
     if args.fresh:
         options = _options(args) | ({"nonce": nonce} if nonce else {})
@@ -101,7 +102,7 @@ def _key_options(group: Any) -> None:
     group.add_argument("--namespace", default="", help="whose key it is; default: the caller's own")
     group.add_argument("--generation", type=int, default=0, metavar="N", help="an older one; default: the newest")
     group.add_argument("--format", choices=FORMATS, help="what you expect; the key's use decides, others are refused")
-    group.add_argument("--form", choices=("json", "cbor"), default="json", help="of an EAT; default: %(default)s")
+    group.add_argument("--form", choices=FORMS, help=f"of an EAT; default: {FORMS[0]}")
     group.add_argument("--content-type", default="", metavar="TYPE", help="of the payload, in a COSE_Sign1")
     group.add_argument("--detached", action="store_true", help="leave the payload out of a COSE_Sign1")
 
@@ -110,6 +111,10 @@ def _require_sense(args: argparse.Namespace) -> None:
     token, count = args.format == "eat", len(args.files)
     if not args.key and (args.format not in (None, "bundle") or args.namespace or args.generation):
         raise UsageError("--format, --namespace and --generation are about a named key: --key NAME")
+    if not args.key and (args.content_type or args.detached):
+        raise UsageError("--content-type and --detached are about a key for cose: --key NAME")
+    if args.form and not token:
+        raise UsageError("--form is that of an EAT: --key NAME --format eat --nonce HEX")
     if token and (count or args.nonce is None):
         raise UsageError("an EAT signs a nonce and no file: --key NAME --format eat --nonce HEX")
     if not token and not count:
@@ -132,6 +137,8 @@ def _require_folder(args: argparse.Namespace) -> None:
         return
     if args.fresh or args.attachments_to or args.format not in (None, "bundle"):
         raise UsageError("--into is for compact bundles: not with --fresh, --attachments-to or another --format")
+    if not Path(args.into).is_dir():
+        raise UsageError(f"--into: {args.into}: there is no such folder", hint="make it first", code="usage.output")
     names = [Path(file).name for file in args.files]
     if len(set(names)) != len(names) or "" in names or "-" in names:
         raise UsageError("--into names signatures after their files: each needs a name of its own")
@@ -143,5 +150,7 @@ def _key(args: argparse.Namespace) -> Key:
 
 def _options(args: argparse.Namespace) -> dict[str, str]:
     found = {"context": args.context, "audience": args.audience, "content_type": args.content_type}
-    found |= {"format": args.format or "", "detached": "true" if args.detached else ""}
+    # --into makes bundles: a key for something else is refused by its use.
+    wanted = args.format or ("bundle" if args.into else "")
+    found |= {"format": wanted if args.key else "", "detached": "true" if args.detached else ""}
     return {name: value for name, value in found.items() if value}

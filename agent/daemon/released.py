@@ -206,6 +206,10 @@ class Roots:
         """A secret for an application, the caller's to wipe. Raises UsageError (``usage.secret``) where there is none
         of this name, ServerError (``server.budget``), as Source."""
         if name not in self._names:
-            raise UsageError("no secret of this name is configured", hint="[secrets.NAME]", code="usage.secret")
+            raise UsageError(
+                "no secret of this name is configured",
+                hint="GET /v1/secrets (tee-agent secret --list) has those that there are",
+                code="usage.secret",
+            )
         with self._allowance.place(uid):
             return await self._source.released(name)

@@ -39,11 +39,11 @@ def _opened(name: str) -> Iterator[BinaryIO]:
             return
         path = Path(name)
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_fifo():
-            raise UsageError(f"{_title(name)} is not a file")
+            raise UsageError(f"{_title(name)} is not a file", code="usage.input")
         with path.open("rb") as stream:
             yield stream
     except OSError as error:
-        raise UsageError(f"{_title(name)} can't be read: {error.strerror}") from error
+        raise UsageError(f"{_title(name)} can't be read: {error.strerror}", code="usage.input") from error
 
 
 def _title(name: str) -> str:

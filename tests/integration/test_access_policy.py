@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.support.daemon import (
     CLI,
     GROUP,
     MEMBER,
+    PYTHON,
     ROOT,
     STRANGER,
     Daemon,
@@ -185,7 +185,7 @@ if not again:
 @pytest.mark.parametrize("then", [["env"], as_user(STRANGER)], ids=["program", "user"])
 def test_a_process_that_execs_after_connecting_stays_who_it_was(daemon: Daemon, then: list[str]) -> None:
     def statuses(before: list[str]) -> list[str]:
-        argv = [*before, sys.executable, "-I", "-S", "-c", EXEC, str(daemon.socket), EXEC, *then]
+        argv = [*before, PYTHON, "-I", "-S", "-c", EXEC, str(daemon.socket), EXEC, *then]
         return subprocess.run(argv, capture_output=True, check=True, timeout=60, text=True).stdout.split()
 
     # Root becomes another program, or another user's: the connection was root's.

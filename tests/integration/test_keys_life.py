@@ -88,7 +88,10 @@ def test_the_command_line_does_it_all(daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "payload").write_bytes(PAYLOAD)
     said = json.loads(cli(daemon, "keys", "create", "orders", "--use", "jws", "--algorithm", "ECDSA-P256", "--json"))
     assert (said["name"], said["generation"], said["ends"]) == ("orders", 1, None)
-    assert f"uid-0/orders#1 ECDSA-P256 jws {said['id']} memory until the boot ends" in cli(daemon, "keys", "list").decode()
+    assert (
+        f"uid-0/orders#1 ECDSA-P256 jws {said['id']} memory until the agent stops"
+        in cli(daemon, "keys", "list").decode()
+    )
     assert "owner: uid-0" in cli(daemon, "keys", "show", "orders").decode()
     cli(daemon, "keys", "attest", "orders", "-o", str(tmp_path / "orders.key"))
     words = ["sign", "--key", "orders", str(tmp_path / "payload"), "--context", "c"]

@@ -19,7 +19,7 @@ from agent.core.access import OPERATIONS
 from agent.daemon.api import ROUTES
 from tests.support.access import rule, text
 from tests.support.cgroups import cgroup, inside
-from tests.support.daemon import GROUP, MEMBER, STRANGER, Daemon, as_user, open_folder, running_daemon
+from tests.support.daemon import GROUP, MEMBER, PYTHON, STRANGER, Daemon, as_user, open_folder, running_daemon
 from tests.support.simulator import Simulator, running_simulator
 
 pytestmark = pytest.mark.fuse
@@ -206,6 +206,6 @@ def test_a_stranger_s_connection_stays_a_stranger_s(daemon: Daemon) -> None:
         f"os.execv(sys.executable, [sys.executable, '-I', '-S', '-c', {use!r}, '9'])"
     )
     for user, status in ((as_user(STRANGER), "403"), (as_user(MEMBER, GROUP), "200"), ([], "200")):
-        argv = [*user, sys.executable, "-I", "-S", "-c", connect, str(daemon.socket)]
+        argv = [*user, PYTHON, "-I", "-S", "-c", connect, str(daemon.socket)]
         said = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
         assert said.split()[1] == status

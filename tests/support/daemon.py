@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SIGNER, FETCHER, STRANGER, MEMBER, GROUP = 64101, 64102, 64103, 64104, 64200
 START_SECONDS, STOP_SECONDS = 60, 40
 CLI = [sys.executable, "-m", "agent.cli"]
+PYTHON = os.path.realpath(sys.executable)
+"""For what other users start: the virtual environment may lie below /root. It has the standard library only."""
 ROLES = ("quoter", "fetcher", "signer")
 
 
@@ -133,7 +135,7 @@ class Daemon:
 
     def curl(self, *words: str, user: Sequence[str] = ()) -> tuple[int, bytes]:
         """curl on the socket: status of the answer and its body."""
-        argv = [*user, "curl", "-sS", "--unix-socket", str(self.socket), "-w", "\n%{http_code}", *words]
+        argv = [*user, "curl", "-sS", "--unix-socket", str(self.socket), "--path-as-is", "-w", "\n%{http_code}", *words]
         body, _, status = run(*argv).rpartition(b"\n")
         return int(status), body
 
