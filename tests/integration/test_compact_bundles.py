@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,47 +12,30 @@ from typing import Any
 
 import pytest
 
-from agent import cli
-from agent.core import attachdoc, canonical, compact, keydoc
+from agent.core import canonical, compact
 from agent.core.algorithm import ALGORITHMS
 from agent.daemon import bulk
 from agent.daemon.formats import BUNDLE_TYPE
-from agent.tee_agent_client import Agent
 from agent.verify.cose import verify_cose
 from agent.verify.jws import verify_jws
 from tests.support.auditlogs import told
+from tests.support.compact_daemon import ALL, PAYLOAD, daemon_of_all_uses, joined
 from tests.support.daemon import GROUP, MEMBER, Daemon, Reply, as_user, open_folder, running_daemon
 from tests.support.keys import FORMATS, create, document, judge, openssl, sign
 from tests.support.simulator import running_simulator
 
 pytestmark = pytest.mark.fuse
-PAYLOAD = b"what was to be signed\n"
-ALL = [b"one", b"", b"three" * 1000]
 DIGEST = {"alg": "sha-512", "digest": hashlib.sha512(b"digested").hexdigest(), "size": 8}
 
 
 @pytest.fixture(scope="module")
 def daemon(pki_state: Path) -> Iterator[Daemon]:
-    with (
-        open_folder() as folder,
-        running_simulator("snp", folder, pki_state) as simulator,
-        running_daemon(simulator, folder, audience="rp.example", keys_each_max=60) as running,
-    ):
-        for use in FORMATS:
-            create(running, f"one-{use}", use)
+    with daemon_of_all_uses(pki_state) as running:
         yield running
 
 
 def refused(reply: Reply, status: int, code: str) -> None:
     assert (reply.status, reply.json["code"]) == (status, code), reply.body
-
-
-def joined(daemon: Daemon, short: bytes) -> bytes:
-    """The whole bundle of a compact one, with the attachments that the agent gives."""
-    found = compact.decode(short)
-    reply = daemon.request("GET", f"/v1/attachments/{found.attachments.hex()}")
-    assert (reply.status, reply.headers["Content-Type"]) == (200, attachdoc.MEDIA_TYPE)
-    return compact.join(found, attachdoc.decode(reply.body)).encode()
 
 
 def send(daemon: Daemon, path: str, items: list[Any], **headers: str) -> Reply:
@@ -219,97 +201,3 @@ def test_every_signature_is_counted_and_none_of_a_refused_batch(pki_state: Path)
             if kind == "key.signed":
                 counted[fields["key_id"]] += fields["count"]
         assert list(counted.values()) == [1001, 1001]
-
-
-# The command line
-
-
-def run(daemon: Daemon, *words: str) -> int:
-    return cli.main([words[0], "--config", str(daemon.config), *words[1:]])
-
-
-def trusting(daemon: Daemon) -> list[str]:
-    return ["--any-workload", "--trust-root", str(daemon.simulator.export / "root.pem")]
-
-
-def test_sign_compact_and_verify(daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, short, attached = tmp_path / "report", tmp_path / "report.compact", tmp_path / "attachments"
-    file.write_bytes(PAYLOAD)
-    out = ["-o", str(short), "--attachments-to", str(attached)]
-    assert run(daemon, "sign", str(file), "--compact", "--context", "c", *out) == 0
-    asked = [str(short), "--payload", str(file), "--context", "c", *trusting(daemon)]
-    key = tmp_path / "document"
-    key.write_bytes(keydoc.build(attachdoc.decode(attached.read_bytes())))
-    whole = tmp_path / "whole"
-    whole.write_bytes(compact.join(compact.decode(short.read_bytes()), keydoc.decode(key.read_bytes())).encode())
-    for source in (attached, key, whole):
-        assert cli.main(["verify", *asked, "--attachments", str(source)]) == 0
-    assert cli.main(["verify", *asked]) == 64
-    assert "--attachments FILE is needed" in capsys.readouterr().err
-    assert cli.main(["verify", str(whole), *asked[1:], "--attachments", str(attached)]) == 64
-    other = tmp_path / "other"
-    other.write_bytes(document(daemon, "one-bundle"))
-    assert cli.main(["verify", *asked, "--attachments", str(other)]) == 65
-    assert "the compact bundle names" in capsys.readouterr().err
-    assert cli.main(["verify", *asked, "--attachments", str(other), "--json"]) == 65
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "verify.binding.attachments"
-
-
-def test_sign_many_into_a_folder(daemon: Daemon, tmp_path: Path) -> None:
-    names = [f"file-{number}" for number in range(5)]
-    for name in names:
-        (tmp_path / name).write_bytes(name.encode())
-    folder = tmp_path / "signatures"
-    folder.mkdir()
-    files = [str(tmp_path / name) for name in names]
-    assert run(daemon, "sign", *files, "--into", str(folder), "--context", "release") == 0
-    (attached,) = folder.glob("*.attachments")
-    assert {path.name for path in folder.glob("*.compact")} == {f"{name}.compact" for name in names}
-    for name, file in zip(names, files, strict=True):
-        words = [str(folder / f"{name}.compact"), "--attachments", str(attached), "--payload", file]
-        assert cli.main(["verify", *words, "--context", "release", *trusting(daemon)]) == 0
-    assert run(daemon, "sign", *files, "--into", str(folder), "--key", "one-bundle") == 0
-    assert len(list(folder.glob("*.attachments"))) == 2
-    assert run(daemon, "sign", *files, "--into", str(folder), "--key", "one-jws") == 64, "of another use"
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("a", "b"),
-        ("a", "a", "--into", "."),
-        ("-", "--into", "."),
-        ("a", "--into", ".", "--fresh"),
-        ("a", "--into", ".", "--attachments-to", "x", "--compact"),
-        ("a", "--attachments-to", "x"),
-        ("a", "--compact", "--key", "one-jws", "--format", "jws"),
-        ("--compact",),
-    ],
-)
-def test_what_makes_no_sense_is_a_usage_error(daemon: Daemon, words: tuple[str, ...]) -> None:
-    assert run(daemon, "sign", *words) == 64
-
-
-def test_the_applications_client(daemon: Daemon) -> None:
-    with Agent(daemon.socket) as agent:
-        short = agent.sign(PAYLOAD, compact=True, context="c")
-        attached = agent.attachments(json.loads(short)["attachments"])
-        daemon.verify(compact.join(compact.decode(short), attachdoc.decode(attached)).encode(), PAYLOAD, context="c")
-        answer = agent.sign_batch(ALL, key="one-bundle", context="c")
-        for payload, one in zip(ALL, answer["signatures"], strict=True):
-            daemon.verify(joined(daemon, canonical.encode(one)), payload, context="c")
-
-
-def test_curl_gets_both_halves(daemon: Daemon, tmp_path: Path) -> None:
-    """As docs/bundle.md tells it: two requests with curl, put together with jq, are the bundle."""
-    (tmp_path / "payload").write_bytes(PAYLOAD)
-    agent = ["curl", "-sS", "--fail", "--unix-socket", str(daemon.socket)]
-    accept = ["-H", f"Accept: {compact.MEDIA_TYPE}", "--data-binary", f"@{tmp_path / 'payload'}"]
-    short = subprocess.run(
-        [*agent, *accept, "http://agent/v1/sign"], check=True, capture_output=True, timeout=60
-    ).stdout
-    url = f"http://agent/v1/attachments/{json.loads(short)['attachments']}"
-    attached = subprocess.run([*agent, url], check=True, capture_output=True, timeout=60).stdout
-    members = {**json.loads(attached), **json.loads(short), "type": "tee-agent/bundle/v1"}
-    del members["attachments"]
-    daemon.verify(canonical.encode(members), PAYLOAD)
