@@ -34,6 +34,8 @@ MIN_SECRET = 32
 """Bytes of what a root is made from; shorter ones could be guessed."""
 _SALT, _KEY, _NONCE, _TAG, _ID = 32, 32, 12, 16, 8
 _MEMBERS = frozenset({"ciphertext", "root", "salt", "type"})
+_QUOTES = 8 * len(_MEMBERS)
+"""In a blob at the most: twice as many as it has, so that one with a member too many is told by its name."""
 _ROOT_ID = re.compile(r"(tas:[A-Za-z0-9_.-]{1,128}|snp-derived):[0-9a-f]{16}", re.ASCII)
 
 
@@ -123,6 +125,9 @@ class Sealed:
 
 def decode(blob: bytes) -> Sealed:
     """What anybody can read of a blob, strictly. Raises FormatError, Oversized."""
+    if blob.count(b"{") > 1 or b"[" in blob or blob.count(b'"') > _QUOTES:
+        # A megabyte of brackets takes its time to parse, and others wait for it.
+        raise FormatError("sealed data: not an object of a few texts", record="sealed data")
     document = canonical.decode(blob, "sealed data", MAX_BLOB)
     fields = canonical.Reader(document, "sealed data", _MEMBERS)
     if fields.item("type") != TYPE:

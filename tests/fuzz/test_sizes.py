@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from agent import sealing
 from agent.core import bundle, canonical
 from agent.core.errors import TeeAgentError
 from agent.daemon import problem, rpc
@@ -60,6 +61,7 @@ CASES = {
     "TCB info": json_reader(tcb_info, collateral.MAX_SIZE - 160),
     "event log, JSON": json_reader(eventlog.parse, eventjson.MAX_JSON),
     "LUKS metadata": json_reader(lambda data: metadata.parse(data, 4 << 20), metadata.MAX_TEXT),
+    "sealed data": json_reader(sealing.decode, sealing.MAX_BLOB),
     "request to the service": json_reader(lambda data: web.parse_json("application/json", data), web.MAX_BODY),
     "frame between processes": json_reader(lambda data: problem.exception(rpc._parse(data, "answer")), rpc.MAX_ANSWER),
     "folder of endorsements, PEM": texts(lambda data: list(endorsements.sort(data, "file")), endorsements.MAX_FILE),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import sealing
+from agent.core import canonical
 from agent.core.errors import FormatError, Oversized, SecretError, TeeAgentError, VerificationError
 from agent.core.model import Secret
 from agent.sealing import Sealer
@@ -184,3 +185,13 @@ def test_a_root_is_neither_pickled_nor_copied() -> None:
     for take in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(SecretError):
             take(tas())
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b'"",'])
+def test_what_takes_long_to_parse_is_not_parsed(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parsed(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(canonical, "decode", parsed)
+    with pytest.raises(FormatError, match="a few texts"):
+        sealing.decode(b'{"a":[' + unit * 100_000 + b"0]}")
