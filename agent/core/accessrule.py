@@ -73,11 +73,16 @@ class Wish:
         return self.key if not self.key or "/" in self.key else f"{namespace}/{self.key}"
 
 
+HIDDEN = "?"
+"""No unit has this name: it would end in .service or the like."""
+
+
 @dataclass(frozen=True, slots=True)
 class Who:
     """A caller as the kernel names it: ids, systemd unit and container ("" where there is none).
 
-    ``groups`` are the supplementary ones; ``groups_known`` is False where they were too many to read.
+    ``groups`` are the supplementary ones; ``groups_known`` is False where they were too many to read. A ``unit`` that
+    is HIDDEN: neither unit nor container could be told.
     """
 
     uid: int
@@ -93,7 +98,8 @@ class Who:
         return f"uid-{self.uid}"
 
     def __str__(self) -> str:
-        parts = (f"uid {self.uid}", f"unit {self.unit}" if self.unit else "no unit")
+        unit = "unit not to be seen" if self.unit == HIDDEN else f"unit {self.unit}" if self.unit else "no unit"
+        parts = (f"uid {self.uid}", unit)
         return ", ".join(parts) + (f", container {self.container}" if self.container else "")
 
 
@@ -141,10 +147,11 @@ class Rule:
         if self.groups is not None:
             unknown = not who.groups_known and not self.allow
             yield "who.group", unknown or who.gid in self.groups or not self.groups.isdisjoint(who.groups)
+        hidden = who.unit == HIDDEN and not self.allow
         if self.units is not None:
-            yield "who.unit", who.unit in self.units
+            yield "who.unit", hidden or who.unit in self.units
         if self.containers is not None:
-            yield "who.container", bool(who.container) and bool({ANY, who.container} & self.containers)
+            yield "who.container", hidden or (bool(who.container) and bool({ANY, who.container} & self.containers))
 
     def _what(self, wish: Wish, namespace: str) -> Iterator[tuple[str, bool]]:
         if "keys" in APPLIES[wish.operation]:

@@ -69,6 +69,8 @@ class Early:
 
     description: Description
     verifier: VerifyApi
+    notes: tuple[str, ...] = ()
+    """What an admin should mend."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Signer:
             keys.batcher,
             keys.named,
             front.count,
-            lambda: guard.notes,
+            lambda: (*early.notes, *guard.notes),
             ssh=ssh.summary,
             audit=books.audit.summary,
             kept=keys.keeper.summary,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from agent.core.accessrule import HIDDEN
 from agent.core.errors import Denied
 from agent.daemon.cgroup import container_of, unit_of
 
@@ -34,7 +35,8 @@ _MAX_PID = 1 << 31
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The peer's identity. ``unit`` is "" outside systemd's units, ``container`` outside containers.
+    """The peer's identity. ``unit`` is "" outside systemd's units, ``container`` outside containers. HIDDEN as the
+    unit: neither is known, and rules that deny by them do.
 
     ``groups_unknown``: there are more than MAX_GROUPS supplementary ones; none counts, and rules that deny a group do.
     """
@@ -196,13 +198,22 @@ def _groups(sock: socket.socket) -> tuple[int, ...] | None:
 
 
 def _caller(pid: int, uid: int, gid: int, groups: tuple[int, ...] | None, proc: Path) -> Caller:
-    text = _cgroup(proc / str(pid) / "cgroup")
-    return Caller(pid, uid, gid, groups or (), unit_of(text), container_of(text), groups is None)
+    text = _cgroup(pid, proc)
+    unit = HIDDEN if text is None else unit_of(text)
+    return Caller(pid, uid, gid, groups or (), unit, container_of(text or ""), groups is None)
 
 
-def _cgroup(path: Path) -> str:
+def _cgroup(pid: int, proc: Path) -> str | None:
+    """None where it is not to be seen: /proc is mounted with hidepid, or the process is gone."""
     try:
-        with path.open("rb") as file:
+        with (proc / str(pid) / "cgroup").open("rb") as file:
             return file.read(_CGROUP_BYTES).decode("utf-8", "replace")
     except OSError:
-        return ""
+        return None
+
+
+def notes(proc: Path = Path("/proc")) -> tuple[str, ...]:
+    """What keeps callers from being known, for an admin to mend. Ask as the user that will identify them."""
+    if _cgroup(1, proc) is None:
+        return ("/proc hides other processes (hidepid, ProtectProc=): units and containers of callers are not known",)
+    return ()

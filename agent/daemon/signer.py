@@ -1,4 +1,6 @@
-"""The signer: the socket for everybody, and the keys. No network, no capabilities, no files but the endorsements."""
+"""The signer: the socket for everybody, and the keys. No network, no capabilities; it writes the
+audit log and sealed keys, and reads endorsements and the access policy.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from functools import partial
 from agent import rulefiles
 from agent.core.config import Config
 from agent.core.errors import TeeAgentError
-from agent.daemon import auditdisk, files, keydisk, openapi, privileges, sockets, verifier
+from agent.daemon import auditdisk, files, keydisk, openapi, peers, privileges, sockets, verifier
 from agent.daemon.assembly import Early, Signer
 from agent.daemon.completing import completer
 from agent.daemon.guard import Guard
@@ -48,7 +50,9 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
         privileges.leave_network()
     privileges.become(user)
     rehardened()
-    early = Early(description, VerifyApi(verifier.spawn(judged)))
+    early = Early(description, VerifyApi(verifier.spawn(judged)), peers.notes())
+    for note in early.notes:
+        life.log(note)
 
     async def main(life: Life) -> None:
         signer = Signer.assembled(config, complete, guard, early)

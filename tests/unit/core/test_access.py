@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.core.access import OPERATIONS, Decision, Members, Rules, Who, Wish
-from agent.core.accessrule import APPLIES
+from agent.core.accessrule import APPLIES, HIDDEN
 from agent.core.errors import UsageError
 from tests.support.access import ACCOUNTS, ALICE, BOB, BOX, OTHER_BOX, ROOT, STAFF, WEB, policy, rule, text
 
@@ -64,6 +64,15 @@ def test_groups_too_many_to_read_count_against_the_caller_only() -> None:
     denied = rule("no", "deny", who={"group": "staff"})
     assert verdict(Wish("sign"), crowd, denied, rule()) == (False, "no")
     assert verdict(Wish("sign"), Who(ALICE, ALICE), denied, rule()) == (True, "r")
+
+
+@pytest.mark.parametrize("who", [{"unit": "web.service"}, {"container": "*"}, {"container": BOX}])
+def test_a_place_that_can_t_be_seen_counts_against_the_caller_only(who: dict[str, str]) -> None:
+    unseen = Who(ALICE, ALICE, unit=HIDDEN)
+    assert verdict(Wish("sign"), unseen, rule(who=who)) == (False, "default")
+    assert verdict(Wish("sign"), unseen, rule("no", "deny", who=who), rule()) == (False, "no")
+    assert verdict(Wish("sign"), unseen, rule("no", "deny", who={**who, "user": "bob"}), rule()) == (True, "r")
+    assert "unit not to be seen" in str(unseen)
 
 
 SIGN = Wish("sign", "shop/receipts", "jws", "jws", "orders/eu", "https://rp.example")

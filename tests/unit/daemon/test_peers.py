@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.core.accessrule import HIDDEN
 from agent.core.errors import Denied
 from agent.daemon import peers
 from agent.daemon.cgroup import unit_of
@@ -67,6 +68,18 @@ def test_a_socket_pair_is_ourselves() -> None:
         assert (peer.caller.pid, peer.caller.uid, peer.caller.gid) == (os.getpid(), os.geteuid(), os.getegid())
         assert set(peer.caller.groups) == set(os.getgroups())
         assert peer.alive()
+
+
+def test_where_proc_hides_the_peer_its_place_is_not_known(tmp_path: Path) -> None:
+    assert peers.notes() == ()
+    assert peers.notes(tmp_path)
+    own = tmp_path / str(os.getpid())
+    own.mkdir()
+    for name in ("stat", "status"):  # below Linux 6.5 these are asked too
+        (own / name).write_bytes(Path("/proc/self", name).read_bytes())
+    ours, theirs = socket.socketpair()
+    with ours, theirs, identify(ours, tmp_path) as peer:
+        assert (peer.caller.unit, peer.caller.container) == (HIDDEN, "")
 
 
 def test_closed_is_not_alive() -> None:
