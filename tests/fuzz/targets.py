@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.fuzz import on_core, on_devices, on_disk, on_formats, on_rules, on_services, on_ssh, on_vendors
+from tests.fuzz import on_core, on_devices, on_disk, on_formats, on_keys, on_rules, on_services, on_ssh, on_vendors
 from tests.fuzz.contract import Target
 
 TARGETS: Mapping[str, Target] = dict(
@@ -15,6 +15,7 @@ TARGETS: Mapping[str, Target] = dict(
             **on_devices.TARGETS,
             **on_disk.TARGETS,
             **on_formats.TARGETS,
+            **on_keys.TARGETS,
             **on_rules.TARGETS,
             **on_services.TARGETS,
             **on_ssh.TARGETS,
