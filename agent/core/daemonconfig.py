@@ -41,5 +41,8 @@ ROWS: Mapping[str, tuple[Callable[[Any, At], Any], str]] = {
     "keys_max": (checks.integer(0, 4096), "named keys of all callers together, rotated ones included"),
     "keys_each_max": (checks.integer(0, 4096), "named keys in one namespace"),
     "keys_folder": (checks.path, "folder of persistent keys, each sealed; the signer's user's alone"),
-    "ssh_socket": (checks.boolean, "serve keys for ssh to ssh clients, at `ssh.sock` beside the other socket"),
+    "ssh_socket": (
+        checks.boolean,
+        "serve keys for ssh to ssh clients, at `ssh.sock`; with the units, tee-agent-ssh.socket does that",
+    ),
 }

@@ -121,7 +121,7 @@ def _lock(path: Path, what: Path) -> int:
     except OSError as error:
         raise PermissionMissing(
             f"{path}: {error.strerror}",
-            hint="start the daemon as root, or by the units, which hand over the sockets",
+            hint=f"start the daemon as root, or by the units: that for {what.name} must be enabled",
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

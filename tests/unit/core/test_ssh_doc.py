@@ -22,12 +22,16 @@ def test_its_rules_do_what_it_says() -> None:
     lines = [line[4:] for line in PAGE.splitlines() if line.startswith("    ") and ("[[" in line or " = " in line)]
     text = "\n".join(lines)
     rules = Rules.parse({"10.toml": text}, accounts=Accounts({"ci": CI}.get, lambda _: None))
-    assert [rule.name for rule in rules.rules] == ["deploy", "ci"]
+    assert [rule.name for rule in rules.rules] == ["deploy", "ci-sees-its-key", "ci"]
     ci, unit = Who(CI, CI), Who(2000, 2000, unit="deploy.service")
 
     def may(who: Who, context: str, key: str) -> bool:
         return rules.decide(who, Wish("sign", key, use="ssh", format="ssh", context=context)).allowed
 
+    def sees(who: Who, key: str) -> bool:
+        return rules.decide(who, Wish("keys.list", key)).allowed
+
+    assert (sees(ci, "shop/ci"), sees(ci, "shop/deploy"), sees(unit, "shop/deploy")) == (True, False, True)
     assert may(ci, "git", "shop/ci")
     assert may(ci, LOGIN, "shop/ci")
     assert not may(ci, "file", "shop/ci")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.config import TasConfig
-from agent.core.errors import ConfigError, Conflict
+from agent.core.errors import ConfigError, Conflict, PermissionMissing
 from agent.daemon import activation, fetcher, sockets
 
 
@@ -205,3 +206,15 @@ def test_sockets_that_are_not_the_signer_s(both: Callable[..., None], tmp_path: 
     for number in range(300, 300 + len(names)):
         with suppress(OSError):
             os.close(number)
+
+
+def test_a_socket_that_the_signer_can_t_make_names_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under the units, where its user can't write to the folder, with ssh_socket and without that unit."""
+
+    def refused(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(PermissionMissing, match=r"ssh\.lock: Permission denied") as caught:
+        sockets.listen(tmp_path, "ssh")
+    assert "by the units: that for ssh.sock must be enabled" in caught.value.hint
