@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import batches, boot, challenges, endurance, initramfs, quotes, running, signatures, verification
+from bench import batches, boot, challenges, endurance, initramfs, quotes, running, secrets, signatures, verification
 from bench.figure import Figure, table, write
 from sim.demo_world import World
 from tests.vm.command import HarnessError
@@ -39,6 +39,7 @@ PARTS: Mapping[str, Callable[[], list[Figure]]] = {
     "challenges": challenges.fresh,
     "endurance": endurance.endurance,
     "quotes": quotes.tdx_and_parsing,
+    "secrets": secrets.released,
     "initramfs": initramfs.growth,
     "boot": boot.to_mapped,
 }

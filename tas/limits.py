@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 
 WINDOW_SECONDS = 60
 MAX_COUNTERS = 1 << 16
@@ -52,6 +53,7 @@ class RateLimiter:
         return Standing(allowed, self.limit, max(0, self.limit - count), reset, max(1, int(reset - now)))
 
 
+@lru_cache(4096)
 def is_loopback(address: str) -> bool:
     """Whether this machine itself is calling."""
     try:
@@ -60,6 +62,7 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+@lru_cache(4096)
 def client_network(address: str) -> str:
     """What counts as one client: an IPv4 address, or an IPv6 /64, of which a host has as many as it likes."""
     try:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from agent.core.errors import ChainInvalid, FormatError, Oversized
@@ -71,7 +72,13 @@ def target(quote: bytes) -> Target:
 
     Raises FormatError for what is no quote, ChainInvalid where no certificate in it says so.
     """
-    for der in split_pem(abi.parse(quote).certificates):
+    return _target(abi.parse(quote).certificates)
+
+
+@lru_cache(64)
+def _target(certificates: bytes) -> Target:
+    """A platform's quotes all have the same. At most 64 of abi's longest are kept."""
+    for der in split_pem(certificates):
         certificate = load_certificate(der, "certificate in the quote")
         if pck.SGX_EXTENSION in certificate.extensions:
             platform = pck.parse_extension(certificate.extensions[pck.SGX_EXTENSION].value)

@@ -40,10 +40,16 @@ _FIXING = frozenset({"exact_match", "allow_list"})
 
 def unspoken(policy: Policy, fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Lines for ``not_checked``, over the fields of evidence of the policy's own kind."""
-    paths = _tcb_rule(policy.rules.get("tcb")) if policy.tee is Tee.TDX else []
-    for path in CARED_FOR[policy.tee]:
+    tee = policy.tee
+    paths = _tcb_rule(policy.rules.get("tcb")) if tee is Tee.TDX else []
+    touched = set(policy.rules).union(*policy.rules.get(ANY_OF, ()))
+    for path in CARED_FOR[tee]:
         value = fields.get(path.partition(".")[0])
-        if value is not None:
+        if value is None:
+            continue
+        if touched.isdisjoint(name[0] for name in _names(tee, path)):
+            paths.append(path)  # no rule begins like any spelling of it
+        else:
             parts = tuple(name for name in value if name != "raw") if isinstance(value, Mapping) else ()
             paths += _silent(policy, path, parts)
     return tuple(f"policy: says nothing of {path}" for path in paths)

@@ -13,17 +13,13 @@ from agent.core.errors import FormatError, Oversized, Truncated
 
 
 class _Field:
-    __slots__ = ("name", "offset", "size")
+    __slots__ = ("end", "name", "offset", "size")
 
     def __init__(self, offset: int, size: int) -> None:
-        self.offset, self.size, self.name = offset, size, ""
+        self.offset, self.size, self.end, self.name = offset, size, offset + size, ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.size
 
     def encode(self, value: Any) -> bytes:
         raise TypeError(f"{self.name}: no form for {type(value).__name__}")

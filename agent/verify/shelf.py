@@ -33,6 +33,8 @@ FEW = 8
 _TDX, _QE = "TDX", "TD_QE"
 Bag = dict[bytes, None]
 """DER, each once, in the order found."""
+Leaves = dict[bytes, snp.certs.LeafValues]
+"""The same of chips' certificates, with what each says of its chip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Statement:
 class Shelf:
     """All of a folder, sorted once. Read-only after it is made: one shelf serves many threads."""
 
-    chips: dict[bytes, Bag] = field(default_factory=lambda: defaultdict(dict))
+    chips: dict[bytes, Leaves] = field(default_factory=lambda: defaultdict(dict))
     """VCEKs by hwID; VLEKs, which name no chip, by b""."""
     amd: Bag = field(default_factory=dict)
     """Other certificates in AMD's form, and what can't be read: the verifier says so."""
@@ -107,13 +109,13 @@ class Shelf:
         else:
             # A version 2 report may be Turin's and does not say it.
             leaves = self.chips.get(report.chip_id[:size]) or self.chips.get(report.chip_id[:8]) or self._any_chips()
-        likeliest = sorted(leaves, key=lambda der: not _for_tcb(der, report))[:FEW]
+        likeliest = sorted(leaves, key=lambda der: not _for_tcb(leaves[der], report))[:FEW]
         own = self.amd_crls.get(f"ARK-{report.product}")
         crls = own or [der for bag in self.amd_crls.values() for der in bag]
         unread = [der for der in self.crls if not _is_intel_crl(der)]
         return Endorsements((*likeliest, *self.amd), (*crls, *unread))
 
-    def _any_chips(self) -> Bag:
+    def _any_chips(self) -> Leaves:
         return next((bag for hwid, bag in self.chips.items() if hwid), {})
 
     def _for_quote(self, blob: bytes, update: str) -> Endorsements:
@@ -154,11 +156,12 @@ class Shelf:
             if not _is_intel(content):
                 self.amd[content] = None
             return
-        bag = self.amd
         if certificate.common_name in ("SEV-VCEK", "SEV-VLEK"):
             with suppress(FormatError):
-                bag = self.chips[snp.certs.leaf_values(certificate).hwid]
-        bag[content] = None
+                values = snp.certs.leaf_values(certificate)
+                self.chips[values.hwid][content] = values
+                return
+        self.amd[content] = None
 
     def _put_crl(self, content: bytes) -> None:
         bag = self.crls
@@ -189,8 +192,7 @@ def _platform(blob: bytes) -> tuple[str, str]:
     return target.fmspc.hex(), target.pceid.hex()
 
 
-def _for_tcb(leaf: bytes, report: snp.abi.Report) -> bool:
-    values = snp.certs.leaf_values(snp.certs.parse_certificate(leaf))
+def _for_tcb(values: snp.certs.LeafValues, report: snp.abi.Report) -> bool:
     product = next((one for one in Product if values.product_name.startswith(one)), None)
     return tcb_parts(report.reported_tcb, product).items() <= values.spls.items()
 
