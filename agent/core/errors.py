@@ -34,6 +34,7 @@
     |- ServerError (retry)           75  server           peer is temporarily unable (408, 429, 5xx)
     |- Denied                        77  denied           peer, or our own policy, said no
     |- SecretError                   70  secret           a released secret is unusable
+    |  `- SecretRefused (77)              secret.refused   the service releases it not to this machine, whoever asked
     |- DiskError                     74  disk             device or cryptsetup failed
     |  |- HeaderRefused (65)             disk.header      LUKS header outside the allow-list
     |  |- HeaderTampered (65)            disk.tampered    header MAC, or read-back after an edit, differs
@@ -252,6 +253,11 @@ class Denied(TeeAgentError):
 class SecretError(TeeAgentError):
     code = "secret"
     exit_status = 70
+
+
+class SecretRefused(SecretError):
+    code = "secret.refused"
+    exit_status = 77
 
 
 class DiskError(TeeAgentError):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from agent.core.backoff import Backoff
 from agent.core.config import Config
-from agent.core.errors import ConfigError, Denied, SecretError, TeeAgentError, UsageError
+from agent.core.errors import ConfigError, Denied, SecretRefused, TeeAgentError, UsageError
 from agent.core.exchange import Wrapped
 from agent.core.model import Secret
 from agent.core.ports import Deadline as AnyDeadline
@@ -93,7 +93,7 @@ class Source:
         self._keys = WrappingKeys()
 
     async def released(self, what: str) -> Released:
-        """Raises SecretError (``secret.refused`` where the service said no), TransportError, DeadlineExceeded..."""
+        """Raises SecretError (SecretRefused where the service said no), TransportError, DeadlineExceeded..."""
         key = await self._keys.take()
         return await _asked(lambda: self._release(what, key))
 
@@ -115,7 +115,7 @@ async def _asked(work: Callable[[], Released]) -> Released:
         return await in_thread(work)
     except Denied as error:
         message = f"not released to this machine: {error.message}"
-        raise SecretError(message, hint=error.hint, code="secret.refused") from error
+        raise SecretRefused(message, hint=error.hint) from error
 
 
 class Roots:

@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md, run as they stand there; only the socket's path is the test's."""
+"""The examples of docs/clients.md and docs/keys.md, run as they stand there; only the socket's path is the test's."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from agent.core import attachdoc, compact
 from agent.verify.cose import verify_cose
+from agent.verify.eat import verify_eat
 from agent.verify.jws import verify_jws
 from tests.support.daemon import ROOT, Daemon, open_folder, running_daemon
 from tests.support.keys import judge
@@ -22,6 +23,8 @@ from tests.support.simulator import running_simulator
 pytestmark = pytest.mark.fuse
 PAGE = ROOT / "docs/clients.md"
 SOCKET = "/run/tee-agent/agent.sock"
+KEYS = ROOT / "docs/keys.md"
+LINES = re.compile(r"^    ((?:agent|sed|openssl)\b.*)$", re.MULTILINE)
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -75,6 +78,23 @@ def test_examples_work_as_they_stand(daemon: Daemon, title: str, tmp_path: Path)
     )
     assert (done.returncode, done.stderr) == (0, b""), done
     CHECKS[title](daemon, tmp_path)
+
+
+def test_examples_of_named_keys_work_as_they_stand(daemon: Daemon, tmp_path: Path) -> None:
+    """In the order of the page, on a file that is to be signed."""
+    order = b'{"order": 4711}'
+    (tmp_path / "order.json").write_bytes(order)
+    text = "\n".join(LINES.findall(KEYS.read_text())).replace(SOCKET, str(daemon.socket))
+    assert text.count("\n") >= 9
+    done = subprocess.run(
+        ["sh", "-eu"], input=text.encode(), cwd=tmp_path, capture_output=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert b"Signature Verified Successfully" in done.stdout
+    assert b'"code"' not in done.stdout
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    verify_jws(files["order.jws"], files["orders.key"], judge(daemon), payload=order, context="orders")
+    verify_eat(files["identity.eat"], judge(daemon), nonce=bytes.fromhex("6b1f0d52a7c3e894"), audience="ci.example")
 
 
 def joined(folder: Path, short: str, attached: str) -> bytes:

@@ -12,7 +12,8 @@ import pytest
 
 from agent import cli, commandio
 from agent.admin import files
-from agent.core.errors import UsageError
+from agent.core.errors import SecretRefused, UsageError
+from agent.daemon import problem
 
 NULL = (1, 3)
 """Device number of /dev/null."""
@@ -91,6 +92,12 @@ def test_a_wrong_nonce_is_told_in_our_words(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
         commandio.nonce_hex(text, "NONCE")
     assert "fromhex" not in caught.value.message
+
+
+def test_the_service_s_no_is_a_no() -> None:
+    """To the daemon's callers a failure of what stands behind it, to who runs the command 77, as the manual says."""
+    error = problem.exception({"code": "secret.refused", "detail": "not released", "hint": ""}, 0)
+    assert (type(error), error.exit_status, problem.status_of(error)) == (SecretRefused, 77, 502)
 
 
 @pytest.mark.parametrize(

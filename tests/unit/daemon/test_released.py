@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from agent.core.config import Config, parse
-from agent.core.errors import ConfigError, Denied, SecretError, ServerError, TeeAgentError, TransportError, UsageError
+from agent.core.errors import (
+    ConfigError,
+    Denied,
+    SecretError,
+    SecretRefused,
+    ServerError,
+    TeeAgentError,
+    TransportError,
+    UsageError,
+)
 from agent.core.exchange import Wrapped
 from agent.core.model import Secret
 from agent.core.ports import Deadline
@@ -182,7 +191,7 @@ def test_a_machine_that_is_denied_is_not_a_caller_that_is_denied() -> None:
 def test_after_a_failure_the_same_is_said_until_a_pause_is_over() -> None:
     async def body(world: World) -> None:
         world.others.failures = [TransportError("down"), Denied("no"), TransportError("down again")]
-        for expected in (TransportError, SecretError, TransportError):
+        for expected in (TransportError, SecretRefused, TransportError):
             for _ in range(3):
                 with pytest.raises(expected) as caught:
                     await world.roots.sealer()
