@@ -96,8 +96,8 @@ class _Reader:
     def __init__(self, folder: Path, sealer: Sealer) -> None:
         self._folder, self._sealer = folder, sealer
         self._contents = Contents()
-        self._damaged = False
-        """An index can't be read: it may be the newer one."""
+        self._damage: list[str] = []
+        """Why an index can't be read that may be the newer one."""
 
     def read(self) -> Reading:
         names = keydisk.names(self._folder)
@@ -107,7 +107,8 @@ class _Reader:
         contents = self._contents
         contents.serial, contents.audit = index.serial, index.audit
         contents.notes += [one for one in read if isinstance(one, str)]
-        self._damaged = bool(contents.notes)
+        # Never a kill's doing: the copy follows the index.
+        self._damage = [*contents.notes, *(["index: missing"] if read[0] is None else [])]
         listed = {where.file for where in index.places()}
         self._listed(index.places())
         garbage = {name for name in names if unfinished(name)}
@@ -179,10 +180,10 @@ class _Reader:
                 f"{self._folder}: the index of the keys is older than {name}: it was put back",
                 hint="nothing was deleted: put the whole folder back from one backup",
             )
-        if serial > self._contents.serial and self._damaged:
+        if serial > self._contents.serial and self._damage:
             # A kill before the index was renamed leaves such a file, but no damage: it may be a key's only one.
             raise VerificationError(
-                f"{self._folder}: {'; '.join(self._contents.notes)}; and the one that is left may not know {name}",
+                f"{self._folder}: {'; '.join(self._damage)}; and the one that is left may not know {name}",
                 hint="nothing was deleted: put the whole folder back from a backup, or move that file away",
                 code="verify.sealed",
             )
