@@ -2,88 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-import weakref
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.core.access import Decision, Members, Rules, Wish
-from agent.core.errors import UsageError
-from agent.daemon import body
 from agent.daemon.connection import AHEAD_BYTES
-from agent.daemon.dispatch import Call, Routes, as_bytes
-from agent.daemon.front import Front
 from agent.daemon.guard import Guard
 from agent.daemon.peers import Caller
-from agent.daemon.web import Response
-from tests.support.doors import SECONDS, dial, handler, rest, serving
-
-HEAD = b"POST /sign%s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n%s\r\n"
-
-
-class Memory:
-    """What only those who answer remember: a key, say."""
-
-
-@dataclass
-class Signer:
-    """Answers the long way with ``long:BODY`` and the short way with ``short:BODY``, as far as it is told to."""
-
-    short: list[bytes] = field(default_factory=list)
-    fails: bool = False
-    gives_up: bool = False
-    broken: bool = False
-    memory: Memory = field(default_factory=Memory)
-
-    async def sign(self, call: Call) -> Response:
-        data = b"".join([part async for part in body.chunks(call.request, 1 << 30)])
-        response = as_bytes(b"long:" + data, "text/plain", Key="1")
-        response.again = partial(self.again, self.memory)
-        return response
-
-    def again(self, memory: Memory, data: bytes) -> bytes | None:
-        assert memory is self.memory
-        if self.broken:
-            raise LookupError("a defect")
-        if self.fails:
-            raise UsageError("no")
-        if self.gives_up:
-            return None
-        self.short.append(data)
-        return b"short:" + data
-
-    def routes(self) -> Routes:
-        return {"/sign": {"POST": handler(self.sign)}}
-
-
-def post(data: bytes, query: bytes = b"", more: bytes = b"") -> bytes:
-    return HEAD % (query, len(data), more) + data
-
-
-def answer(sock: socket.socket) -> tuple[bytes, bytes]:
-    """Head and body of the next answer, which comes alone."""
-    found = b""
-    while b"\r\n\r\n" not in found:
-        found += sock.recv(1 << 16)
-    head, _, data = found.partition(b"\r\n\r\n")
-    (size,) = (int(line.split()[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:"))
-    while len(data) < size:
-        data += sock.recv(1 << 16)
-    return head, data
-
-
-def asked(sock: socket.socket, said: bytes) -> bytes:
-    sock.sendall(said)
-    return answer(sock)[1]
-
-
-def undated(head: bytes) -> list[bytes]:
-    return [line for line in head.split(b"\r\n") if not line.startswith((b"Date: ", b"Content-Length: "))]
+from tests.support.doors import SECONDS, dial, rest, serving
+from tests.support.turns import Signer, answer, asked, post, undated
 
 
 def test_the_same_head_is_answered_the_short_way_and_looks_the_same(tmp_path: Path) -> None:
@@ -228,59 +159,3 @@ def test_a_body_that_comes_late_and_one_that_is_large(tmp_path: Path) -> None:
             assert asked(sock, said[-1:]).partition(b":")[2] == large
 
     serving(tmp_path, signer.routes(), client)
-
-
-def test_draining_ends_after_the_answer(tmp_path: Path) -> None:
-    signer = Signer()
-    kept: list[socket.socket] = []
-
-    def client(path: Path) -> None:
-        sock = dial(path)
-        kept.append(sock)
-        assert asked(sock, post(b"one")) == b"long:one"
-        assert asked(sock, post(b"two")) == b"short:two"
-
-    async def after(door: Front) -> None:
-        assert door.count() == 1
-
-    serving(tmp_path, signer.routes(), client, after)
-    with kept[0] as sock:
-        assert rest(sock) == b""
-
-
-def test_nobody_remembers_a_key_that_is_no_more(tmp_path: Path) -> None:
-    """The closure that answers holds the private key: told to, every connection lets go of it at once."""
-    signer = Signer()
-    kept: list[socket.socket] = []
-
-    def client(path: Path) -> None:
-        for _ in range(2):
-            sock = dial(path)
-            kept.append(sock)
-            assert asked(sock, post(b"one")) == b"long:one"
-            assert asked(sock, post(b"two")) == b"short:two"
-
-    async def after(door: Front) -> None:
-        reference = weakref.ref(signer.memory)
-        door.afresh()
-        signer.memory = Memory()
-        assert reference() is None
-        for sock in kept:
-            assert await asyncio.to_thread(asked, sock, post(b"six")) == b"long:six"
-            sock.close()
-
-    serving(tmp_path, signer.routes(), client, after)
-
-
-def test_a_defect_of_the_short_way_is_told_and_nobody_waits_for_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    signer = Signer(broken=True)
-
-    def client(path: Path) -> None:
-        with dial(path) as sock:
-            for each in (b"one", b"two"):
-                assert asked(sock, post(each)) == b"long:" + each
-
-    serving(tmp_path, signer.routes(), client)
-    assert "a request like the one before it failed" in caplog.text
