@@ -10,21 +10,18 @@ import pytest
 
 from agent import run as door
 from agent.core.config import VolumeConfig
-from agent.core.errors import Denied, DiskError, HeaderRefused, HeaderTampered, TeeAgentError
+from agent.core.errors import Denied, DiskError, HeaderRefused, HeaderTampered
 from agent.core.model import Secret
 from agent.core.ports import Deadline as AnyDeadline
-from agent.deadline import Deadline
 from agent.disk import bind as binding
 from agent.disk import cryptsetup as program
 from agent.disk import device as devices
 from agent.disk import unbind as unbinding
 from agent.disk import unlock as unlocking
-from agent.disk.unlock import Opened
-from agent.disk.volume import Fetch
 from tests.support import luks
-from tests.support.luks import PASSPHRASE, SECRET, Change, asking, at, fetching, metadata, opens, volume
+from tests.support.binds import FETCH, bind, check, deadline
+from tests.support.luks import PASSPHRASE, SECRET, Change, asking, at, metadata, opens, volume
 
-FETCH = fetching()
 HEADER_BYTES = 32768
 pytestmark = luks.needs_cryptsetup
 
@@ -43,18 +40,6 @@ def no_cryptsetup(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         pytest.fail(f"cryptsetup was run: {argv}")
 
     return lambda: monkeypatch.setattr(program, "run", never)
-
-
-def deadline() -> Deadline:
-    return Deadline(60, "test")
-
-
-def bind(image: Path, passphrase: bytes = PASSPHRASE) -> binding.Bound:
-    return binding.bind(volume(image), ask=asking(passphrase), fetch=FETCH, deadline=deadline(), unmeasured_boot=True)
-
-
-def check(image: Path, fetch: Fetch = FETCH) -> Opened:
-    return unlocking.test(volume(image), fetch=fetch, deadline=deadline())
 
 
 HUGE = {"type": "argon2id", "time": 2**31, "memory": 2**31, "cpus": 4, "salt": luks.b64(bytes(32))}
@@ -299,21 +284,3 @@ def test_a_volume_exchanged_during_the_edit(image: Path, tmp_path: Path, monkeyp
     after("luksAddKey", image, exchange, monkeypatch)
     with pytest.raises(HeaderTampered, match="exchanged"):
         bind(image)
-
-
-@pytest.mark.parametrize(
-    "damage", [b"", b"LUKS", b"\0" * 100, b"LUKS\xba\xbe\x00\x02" + b"\xff" * 4088, b"SKUL\xba\xbe\x00\x02" * 5000]
-)
-def test_devices_that_hold_something_else(tmp_path: Path, damage: bytes) -> None:
-    image = tmp_path / "x.img"
-    image.write_bytes(damage)
-    for action in (check, bind):
-        with pytest.raises(HeaderRefused):
-            action(image)
-
-
-def test_what_is_no_device(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match="no such device"):
-        check(tmp_path / "absent")
-    with pytest.raises(TeeAgentError, match="neither a block device nor a regular file"):
-        check(Path("/dev/null"))

@@ -22,7 +22,8 @@ import pytest
 
 from tests.support import hostile
 from tests.support.daemon import GROUP, MEMBER, STRANGER, Daemon, as_user, open_folder, running_daemon
-from tests.support.hostile import AMBIGUOUS, HEAD, SMUGGLED, STATUSES, ask, link, settled, statuses, victim
+from tests.support.hostile import AMBIGUOUS, HEAD, SMUGGLED, STATUSES
+from tests.support.hostileclients import DRIP, Use, ask, attacked, link, settled, statuses, victim
 from tests.support.simulator import Simulator, running_simulator
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
@@ -87,7 +88,7 @@ def unharmed(daemon: Daemon) -> Iterator[None]:
 def test_ten_thousand_broken_requests(daemon: Daemon) -> None:
     seen: Counter[tuple[str, int]] = Counter()
     with unharmed(daemon):
-        for name, data, answer in hostile.attacked(daemon.socket, SEED, REQUESTS):
+        for name, data, answer in attacked(daemon.socket, SEED, REQUESTS):
             found = statuses(answer)
             assert set(found) <= STATUSES, f"{name}: {found} to {data[:300]!r}"
             shape = name.split()[0]
@@ -111,7 +112,7 @@ def test_a_body_that_could_end_in_two_places_ends_the_connection(daemon: Daemon,
 def test_slow_senders(daemon: Daemon, what: str) -> None:
     """150 connections that say a byte every tenth of a second: who has no whole head after 10 s is cut off."""
     with unharmed(daemon):
-        argv = [sys.executable, "-I", "-c", hostile.DRIP, str(daemon.socket), what, "150"]
+        argv = [sys.executable, "-I", "-c", DRIP, str(daemon.socket), what, "150"]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
             assert process.stdout
             assert process.stdout.readline() == b"dripping\n"
@@ -129,7 +130,7 @@ def test_clients_that_do_not_read(daemon: Daemon) -> None:
             with pytest.raises(BlockingIOError):
                 while True:
                     sock.sendall(request * 100)
-        held = hostile.Use.of(daemon.role("signer"))
+        held = Use.of(daemon.role("signer"))
         assert held.memory < 200 << 20
 
 

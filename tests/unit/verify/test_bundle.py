@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +13,25 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.core import binding
-from agent.core.bundle import Bundle, Payload
+from agent.core.bundle import Payload
 from agent.core.errors import (
     BindingMismatch,
     ChainInvalid,
     FormatError,
     OutOfValidity,
     Oversized,
-    PolicyViolation,
     SignatureInvalid,
     Truncated,
     UnsupportedVersion,
     UntrustedRoot,
-    UsageError,
     VerificationError,
 )
 from agent.core.model import Endorsements, ReportData, Tee
-from agent.core.policy import Floor, Policy
-from agent.verify.bundle import BundleVerdict, verify_bundle
-from sim.psp import GuestOptions
-from sim.qe import DomainOptions
 from tests.support.bundles import NONCE, PAYLOAD, Signer, spki
-from tests.support.simulator import anchor, machine, pki_state
+from tests.support.bundleverdicts import AT, failed, measurements, signer, verify
+from tests.support.simulator import machine, pki_state
 
-__all__ = ["pki_state"]
-AT = datetime.now(UTC)
-TEES = ("snp", "tdx")
-
-
-@pytest.fixture(scope="module", params=TEES)
-def signer(request: pytest.FixtureRequest, pki_state: Path) -> Signer:
-    return Signer.on(machine(request.param, pki_state), AT)
-
-
-def verify(signer: Signer, bundle: Bundle | bytes, **changes: Any) -> BundleVerdict:
-    data = bundle if isinstance(bundle, bytes) else bundle.encode()
-    asked = {"at": AT, "anchors": (anchor(signer.machine.root),), "any_workload": True, **changes}
-    return verify_bundle(data, asked.pop("payload", PAYLOAD), **asked)
-
-
-def failed(error: VerificationError) -> str:
-    assert not error.checks[-1].ok
-    assert all(check.ok for check in error.checks[:-1])
-    assert [check.number for check in error.checks] == list(range(1, len(error.checks) + 1))
-    return error.checks[-1].name
-
-
-def measurements(signer: Signer) -> dict[str, Any]:
-    fields = verify(signer, signer.bundle()).verified.fields
-    if signer.tee is Tee.SNP:
-        return {"measurement": bytes.fromhex(fields["measurement"])}
-    rtmrs = {index: bytes.fromhex(fields[f"rtmr{index}"]) for index in range(3)}
-    return {"mrtd": bytes.fromhex(fields["mr_td"]), "rtmrs": rtmrs}
-
-
+__all__ = ["pki_state", "signer"]
 # What passes, and what it says
 
 
@@ -275,121 +240,3 @@ def test_what_differs_from_what_was_asked_is_refused(signer: Signer, name: str, 
 def test_a_nonce_needs_a_fresh_bundle(signer: Signer) -> None:
     with pytest.raises(BindingMismatch, match="not fresh"):
         verify(signer, signer.bundle(), nonce=NONCE)
-
-
-# Fresh mode
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"nonce": NONCE + b"!"},
-        {"random": bytes(32)},
-        {"caller": {"uid": 0}},
-        {"claims_unverified": {}},
-        {"index": 1},
-        {"tree_size": 9},
-        {"path": ()},
-        {"root": bytes(64)},
-    ],
-)
-def test_a_changed_challenge_is_not_in_the_tree(signer: Signer, changes: dict[str, Any]) -> None:
-    bundle = signer.fresh_bundle()
-    assert bundle.fresh is not None
-    with pytest.raises(BindingMismatch) as caught:
-        verify(signer, signer.sign(replace(bundle, fresh=replace(bundle.fresh, **changes))))
-    assert failed(caught.value) == "challenge in the quoted tree"
-
-
-def test_the_size_of_the_tree_is_quoted(signer: Signer) -> None:
-    """Of 5 or of 6 leaves, the third has a proof of the same shape."""
-    bundle = signer.fresh_bundle()
-    assert bundle.fresh is not None
-    assert (bundle.fresh.tree_size, bundle.fresh.index) == (5, 2)
-    with pytest.raises(BindingMismatch) as caught:
-        verify(signer, signer.sign(replace(bundle, fresh=replace(bundle.fresh, tree_size=6))))
-    assert failed(caught.value) == "REPORT_DATA"
-
-
-def test_another_payload_under_the_same_challenge_is_refused(signer: Signer) -> None:
-    bundle = signer.fresh_bundle()
-    for changes in ({"payload": Payload.of(b"other")}, {"context": "other"}, {"audience": "other"}):
-        with pytest.raises(BindingMismatch):
-            verify(signer, signer.sign(replace(bundle, **changes)), payload=None)
-
-
-def test_a_tree_that_was_not_quoted_is_refused(signer: Signer) -> None:
-    old, new = signer.fresh_bundle(), signer.fresh_bundle(nonce=b"0" * 16)
-    moved = replace(new, attachments=replace(new.attachments, blob=old.attachments.blob))
-    with pytest.raises(BindingMismatch) as caught:
-        verify(signer, signer.sign(moved))
-    assert failed(caught.value) == "REPORT_DATA"
-
-
-# Workload and floor
-
-
-def test_the_workload_has_to_be_said_in_one_way(signer: Signer) -> None:
-    bundle = signer.bundle()
-    for given in ({}, {"measurement": b"x" * 48, "any_workload": True}, {"mrtd": b"x" * 48, "any_workload": True}):
-        with pytest.raises(UsageError, match="which workload"):
-            verify(signer, bundle, **{"any_workload": False, **given})
-
-
-def test_measurements_must_fit(signer: Signer) -> None:
-    found = measurements(signer)
-    verify(signer, signer.bundle(), any_workload=False, **found)
-    wrong = {name: bytes(48) if isinstance(value, bytes) else value for name, value in found.items()}
-    with pytest.raises(PolicyViolation) as caught:
-        verify(signer, signer.bundle(), any_workload=False, **wrong)
-    assert failed(caught.value).startswith("policy: ")
-
-
-def test_mrtd_without_its_rtmrs_is_refused(pki_state: Path) -> None:
-    signer = Signer.on(machine("tdx", pki_state), AT)
-    found = measurements(signer)
-    for rtmrs in ({}, {0: found["rtmrs"][0]}, {**found["rtmrs"], 4: bytes(48)}):
-        with pytest.raises(UsageError, match="RTMR0, 1 and 2"):
-            verify(signer, signer.bundle(), any_workload=False, mrtd=found["mrtd"], rtmrs=rtmrs)
-    other = {**found["rtmrs"], 2: bytes(48)}
-    with pytest.raises(PolicyViolation, match="rtmr2"):
-        verify(signer, signer.bundle(), any_workload=False, mrtd=found["mrtd"], rtmrs=other)
-
-
-def test_the_other_platforms_measurement_is_a_usage_error(signer: Signer) -> None:
-    wrong: dict[str, Any] = {"mrtd": bytes(48)} if signer.tee is Tee.SNP else {"measurement": bytes(48)}
-    with pytest.raises(UsageError, match="the evidence is"):
-        verify(signer, signer.bundle(), any_workload=False, **wrong)
-
-
-def test_measurements_have_48_bytes(signer: Signer) -> None:
-    short = {name: value[:-1] if isinstance(value, bytes) else value for name, value in measurements(signer).items()}
-    with pytest.raises(UsageError, match="48 bytes"):
-        verify(signer, signer.bundle(), any_workload=False, **short)
-
-
-def test_a_better_clock_than_the_guests_is_said(pki_state: Path) -> None:
-    signer = Signer.on(machine("snp", pki_state), AT, time_source="tas", tas_nonce="0a" * 32)
-    verdict = verify(signer, signer.bundle())
-    assert not [what for what in verdict.not_checked if what.startswith("times")]
-
-
-def test_a_policy_applies(signer: Signer) -> None:
-    found = measurements(signer)
-    values = {"measurement": found["measurement"]} if signer.tee is Tee.SNP else {"mr_td": found["mrtd"]}
-    values |= {f"rtmr{index}": value for index, value in found.get("rtmrs", {}).items()}
-    policy = Policy.pinning(signer.tee, values)
-    verdict = verify(signer, signer.bundle(), any_workload=False, policy=policy)
-    assert not [what for what in verdict.not_checked if what.startswith(("policy: not", "policy: sig", "workload"))]
-
-
-@pytest.mark.parametrize(("tee", "options"), [("snp", GuestOptions(debug=True)), ("tdx", DomainOptions(debug=True))])
-def test_a_debuggable_guest_is_below_the_floor(
-    tee: str, options: GuestOptions | DomainOptions, pki_state: Path
-) -> None:
-    signer = Signer.on(machine(tee, pki_state, options), AT)
-    with pytest.raises(PolicyViolation) as caught:
-        verify(signer, signer.bundle())
-    assert failed(caught.value) == "floor: debug"
-    verdict = verify(signer, signer.bundle(), floor=Floor(allow=frozenset({"debug"})))
-    assert "floor: debug (lifted by name)" in verdict.not_checked
