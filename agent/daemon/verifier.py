@@ -104,20 +104,15 @@ class Verifier:
 
         Who stops waiting does not stop the process: this ends with it, so that nobody has more of them than his share.
         """
-        asked = self._tasks.start(self._answer(question))
-        try:
-            return await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            await asyncio.wait([asked])
-            raise
-
-    async def _answer(self, question: bytes) -> bytes:
         async with self._slots:
             if self.trouble:
                 raise self.trouble
+            asked = self._tasks.start(self._ask(question))
             try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    found = await self._ask(question)
+                found = await asyncio.shield(asked)
+            except asyncio.CancelledError:
+                await asyncio.wait([asked])
+                raise
             except (OSError, TimeoutError) as error:
                 raise ServerError(_ERROR, hint="see the agent's log", code="server.verify") from error
         if not found or len(found) > MAX_ANSWER:
@@ -125,17 +120,19 @@ class Verifier:
         return found
 
     async def _ask(self, question: bytes) -> bytes:
+        """Raises OSError, TimeoutError."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
                 socket.send_fds(self._control, [b"?"], [theirs.fileno()])
             ours.setblocking(False)
-            await loop.sock_sendall(ours, question)
-            ours.shutdown(socket.SHUT_WR)
-            found = bytearray()
-            while len(found) <= MAX_ANSWER and (chunk := await loop.sock_recv(ours, 1 << 16)):
-                found += chunk
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await loop.sock_sendall(ours, question)
+                ours.shutdown(socket.SHUT_WR)
+                found = bytearray()
+                while len(found) <= MAX_ANSWER and (chunk := await loop.sock_recv(ours, 1 << 16)):
+                    found += chunk
         return bytes(found)
 
 
@@ -167,9 +164,11 @@ def _child(main: Callable[[], None]) -> Never:
         main()
         status = 0
     finally:
-        if status:
-            sys.excepthook(*sys.exc_info())
-        os._exit(status)
+        try:
+            if status:
+                sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(status)
 
 
 def _keep(control: socket.socket, work: Work) -> None:
@@ -183,8 +182,9 @@ def _keep(control: socket.socket, work: Work) -> None:
     hung_up = select.poll()
     hung_up.register(control, 0)
     while how := _served(control, work):
-        sys.stderr.write(f"tee-agent verifier: {how}; another one follows\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # nobody reads the journal
+            sys.stderr.write(f"tee-agent verifier: {how}; another one follows\n")
+            sys.stderr.flush()
         if hung_up.poll(REPLACED_SECONDS * 1000):
             return
 

@@ -59,6 +59,8 @@ def work(data):
                 return None
         found = {number: what(number) for number in range(64)}
         return json.dumps([number for number, mode in found.items() if mode and stat.S_ISSOCK(mode)]).encode()
+    if kind == "raise":
+        raise ValueError("a defect")
     if kind in ("slow", "hold"):
         os.write(2, b"+")
         time.sleep(3600 if kind == "hold" else 0.3)
@@ -90,6 +92,16 @@ async def main(found):
         await asyncio.wait(left)
         print(json.dumps([asked.cancelled() for asked in left]))
         return
+    if sys.argv[1:] == ["wait"]:
+        for _ in range(verifier.AT_ONCE):
+            holding = asyncio.create_task(found.ask(b"hold"))
+        await asyncio.sleep(0)
+        waits = asyncio.create_task(found.ask(b"slow"))
+        await asyncio.sleep(0)
+        waits.cancel()
+        done, _ = await asyncio.wait([waits], timeout=60)
+        print(json.dumps([waits in done, holding.done()]), flush=True)
+        os._exit(0)
     if sys.argv[1:] == ["life"]:
         verifier.PATIENCE_SECONDS = 3600  # nothing here ends for having taken too long
         found.watch(lambda what, error: print(what, error.code, flush=True))
@@ -109,6 +121,10 @@ async def main(found):
             said.append(error.code)
     print(json.dumps(said))
 
+def unheard(*_):
+    raise OSError("the log is full")
+
+sys.excepthook = unheard  # what fails while it fails must not go on as its parent
 verifier.CPU_SECONDS = 1
 if os.geteuid() == 0:  # as no role of ours is: root may have as many processes as it likes
     os.setgroups([])
@@ -142,7 +158,7 @@ def test_what_reads_a_question_has_no_way_to_others() -> None:
     assert len(json.loads(said)) == 1
 
 
-@pytest.mark.parametrize("kind", ["memory", "loop", "crash", "long", "nothing"])
+@pytest.mark.parametrize("kind", ["memory", "loop", "crash", "long", "nothing", "raise"])
 def test_what_ends_badly_ends_alone(kind: str) -> None:
     assert asked("first", kind, "second") == ["echo first", "server.verify", "echo second"]
 
@@ -156,6 +172,12 @@ def test_who_leaves_does_not_make_room_while_the_question_is_read() -> None:
     at_once = list(accumulate({ord("+"): 1, ord("-"): -1}[mark] for mark in done.stderr))
     assert len(at_once) >= 2 * AT_ONCE
     assert max(at_once) <= AT_ONCE
+
+
+def test_who_leaves_before_its_turn_costs_nothing() -> None:
+    words = [sys.executable, "-c", PROGRAM, "wait"]
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, timeout=120, check=True)
+    assert json.loads(done.stdout) == [True, False]
 
 
 class Life:
