@@ -80,6 +80,8 @@ def write(made: bytes, output: str, mode: int = 0o666) -> None:
             files.append(target, made)
         else:
             _replace(target, made, mode)
+    except BrokenPipeError:
+        raise  # as on standard output: the reader left
     except OSError as error:
         raise UsageError(f"{output}: {error.strerror}", code="usage.output") from error
 

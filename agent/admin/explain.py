@@ -65,7 +65,11 @@ def _process(args: argparse.Namespace) -> Who:
     if args.user or args.group or args.unit or args.container:
         raise UsageError("--pid says who it is: leave --user, --group, --unit and --container out")
     if not Path(f"/proc/{args.pid}").is_dir():
-        raise Denied(f"there is no process {args.pid}", hint="was it another one?", code="denied.peer")
+        raise Denied(
+            f"there is no process {args.pid}",
+            hint="it may have exited: give --user and --unit instead",
+            code="denied.peer",
+        )
     caller = of_process(args.pid, Path("/proc"))
     if os.geteuid() not in (0, caller.uid):
         raise Denied(f"process {args.pid} is another user's", hint="ask as root", code="denied.peer")

@@ -66,6 +66,21 @@ def test_a_pipe_is_written_to(tmp_path: Path, kind: str) -> None:
     assert path.is_fifo()
 
 
+def test_a_reader_that_left_is_no_wrong_name(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+
+    def read_a_little() -> None:
+        with path.open("rb", buffering=0) as pipe:
+            pipe.read(1)
+
+    reader = threading.Thread(target=read_a_little)
+    reader.start()
+    with pytest.raises(BrokenPipeError):
+        commandio.write(bytes(1 << 20), str(path))
+    reader.join()
+
+
 @pytest.mark.parametrize("kind", ["output", "replace"])
 def test_our_own_output_by_its_name(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/stdout is a link to the file behind it: the link stays, and what stands in the file."""
