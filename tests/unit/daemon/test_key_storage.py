@@ -31,8 +31,9 @@ ROOTS: dict[str, Callable[[], Sealer]] = {
 
 
 @pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepers, "RETRY_SECONDS", 0.0)
+def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that does not open is not opened again while the next process wants it."""
+    monkeypatch.setattr(keepers, "RETRY_SECONDS", keepers.RETRY_MAX)
 
 
 @asynccontextmanager
