@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from sys import getsizeof
 from typing import Any, Protocol
@@ -48,7 +48,10 @@ class Holder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One leaf's worth. ``caller`` is what the kernel says of who asks, ``claims`` what it says itself."""
+    """One leaf's worth. ``caller`` is what the kernel says of who asks, ``claims`` what it says itself.
+
+    ``size`` is what it takes in memory, roughly, in bytes.
+    """
 
     nonce: bytes
     payload: Payload
@@ -56,6 +59,11 @@ class Challenge:
     audience: str
     caller: Mapping[str, Any]
     claims: Mapping[str, Any]
+    size: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        size = LEAF_OVERHEAD + len(self.context) + len(self.audience) + weight(self.claims)
+        object.__setattr__(self, "size", size)
 
     def leaf(self, random: bytes, key: Signing) -> Leaf:
         return Leaf(
@@ -69,10 +77,6 @@ class Challenge:
             self.caller,
             self.claims,
         )
-
-    def size(self) -> int:
-        """Bytes of memory, roughly."""
-        return LEAF_OVERHEAD + len(self.context) + len(self.audience) + weight(self.claims)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 Hardware gives one to 25 quotes a second, so many answers share one (DESIGN.md section 4). The tree is closed before
 the quote is asked for; each answer carries its own proof. Which requests may wait, and when a quote is asked for, is
-agent.daemon.budget's to say; here a tree takes from each user in turn, so that nobody fills it alone. Answers are
-written in slices: thousands come due at once, and others want to be served meanwhile.
+agent.daemon.budget's to say; here a tree takes from each user in turn, so that nobody fills it alone. Leaves are
+hashed and answers written in slices: thousands come due at once, and others want to be served meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from agent.quoter import Quotes
 PATIENCE_SECONDS = 5.0
 """For an answer, beyond the time of three quotes: the one under way, one of another kind, its own."""
 SLICE_SECONDS = 0.002
-"""Of answers written, before others get their turn."""
+"""Of leaves hashed, or answers written, before others get their turn."""
 TRIES = 2
 """For a request whose key's evidence runs out while it waits."""
 
@@ -108,7 +108,7 @@ class Batcher:
     async def answer(self, asked: Asked) -> Answered:
         """The answers. Raises ServerError over budget (``server.budget``) and when the agent stops, DeadlineExceeded,
         what the holder raises, and what kept the quote from being made."""
-        size = sum(challenge.size() for challenge in asked.challenges)
+        size = sum(challenge.size for challenge in asked.challenges)
         with self._budget.leaf_places(payer_of(asked.uid), len(asked.challenges), size):
             try:
                 async with asyncio.timeout(3 * self._seconds + PATIENCE_SECONDS):
@@ -121,13 +121,13 @@ class Batcher:
         raise ServerError("the key's evidence ran out before its quote came", retry_after=1.0)
 
     async def _waited_for(self, asked: Asked, key: Signing) -> Answered | None:
+        random = secrets.token_bytes(RANDOM_SIZE * len(asked.challenges))
+        hashes, slices = [], _Slices()
+        for number, challenge in enumerate(asked.challenges):
+            hashes.append(leaf_hash(challenge.leaf(_part(random, number), key).encode()))
+            await slices.pause()
         if self._stopped:
             raise _stopping()
-        random = secrets.token_bytes(RANDOM_SIZE * len(asked.challenges))
-        hashes = [
-            leaf_hash(challenge.leaf(_part(random, number), key).encode())
-            for number, challenge in enumerate(asked.challenges)
-        ]
         done: asyncio.Future[Answered | None] = asyncio.get_running_loop().create_future()
         item = Waiting(asked, key, random, hashes, done)
         self._lines.add(item)

@@ -72,6 +72,12 @@ class Bulk:
                 await begin()
         return b'{%s"signatures":[%s]}\n' % (press.head, b",".join(made))
 
+    async def each(self, work: Callable[[T], U], things: Sequence[T]) -> list[U]:
+        """What ``work`` makes of each of the ``things``: a slice at a time, in turn with all batches. Raises as it."""
+        made: list[U] = []
+        await self._each(work, things, made, lambda _: None)
+        return made
+
     @contextmanager
     def _place(self, uid: int) -> Iterator[None]:
         if self._under_way[uid] >= MAX_UNDER_WAY:
@@ -115,7 +121,7 @@ class Bulk:
 def items(data: bytes) -> list[Any]:
     """The payloads of a batch, as JSON. Raises FormatError, before parsing what holds more than a batch can."""
     # Nothing in a batch but its own layout has these characters.
-    if any(_exceeds(data, mark, most) for mark, most in _MARKS):
+    if any(exceeds(data, mark, most) for mark, most in _MARKS):
         raise _not_a_batch()
     fields = canonical.Reader(canonical.parse(data, "batch", MAX_BYTES), "batch", frozenset({"payloads"}))
     found = fields.item("payloads")
@@ -124,7 +130,7 @@ def items(data: bytes) -> list[Any]:
     return found
 
 
-def _exceeds(data: bytes, mark: bytes, most: int) -> bool:
+def exceeds(data: bytes, mark: bytes, most: int) -> bool:
     """Whether ``mark`` occurs more than ``most`` times. Searches rather than counts, which takes ten times as long."""
     at = -1
     for _ in range(most + 1):

@@ -35,6 +35,8 @@ MAX_CHALLENGES = 100
 """In a request; fewer where fewer fit in a tree."""
 MAX_BYTES = 512 * 1024
 """Of a batch of challenges: so many with as many claims as may be."""
+MAX_NESTED = 4096
+"""Lists in such a batch, and objects: a hundred thousand empty ones take a parser as long as nobody should wait."""
 NONCE_SIZE = 32
 """Bytes of the nonce that the agent makes where the caller has none."""
 _DEFAULTS: Mapping[str, Any] = {"context": "", "audience": "", "claims": {}, "payload": None}
@@ -69,7 +71,8 @@ class FreshApi:
     async def _batch(self, call: Call, caller: Mapping[str, Any]) -> tuple[Wish, Act]:
         self.batcher.require_room(call.peer.caller.uid)
         async with self.means.memory.whole(call.request, call.peer.caller.uid, MAX_BYTES) as data:
-            asked = _challenges(data, caller, min(MAX_CHALLENGES, self.batcher.most))
+            items = _items(data, min(MAX_CHALLENGES, self.batcher.most))
+            asked = await self.means.bulk.each(partial(_item, caller), [*enumerate(items)])
 
         async def act(_: Decision) -> Response:
             accepted(call.request, bulk.TYPE, JSON_TYPE)
@@ -139,16 +142,20 @@ def _wish(asked: Challenge) -> Wish:
     return Wish("challenge", context=asked.context, audience=asked.audience)
 
 
-def _challenges(data: bytes, caller: Mapping[str, Any], most: int) -> Sequence[Challenge]:
-    """Raises FormatError that names the challenge."""
+def _items(data: bytes, most: int) -> Sequence[Any]:
+    """The challenges of a batch, as JSON. Raises FormatError, before parsing what would hold others up."""
+    if any(bulk.exceeds(data, mark, MAX_NESTED) for mark in (b"[", b"{")):
+        raise FormatError(f"more than {MAX_NESTED} of [ or {{ in a batch", record="batch")
     batch = canonical.Reader(canonical.parse(data, "batch", MAX_BYTES), "batch", frozenset({"challenges"}))
     items = batch.item("challenges")
     if not isinstance(items, list) or not 1 <= len(items) <= most:
         raise FormatError(f"challenges: a list of 1 to {most}", record="batch")
-    return [_item(number, item, caller) for number, item in enumerate(items)]
+    return items
 
 
-def _item(number: int, item: Any, caller: Mapping[str, Any]) -> Challenge:
+def _item(caller: Mapping[str, Any], numbered: tuple[int, Any]) -> Challenge:
+    """Raises FormatError that names it."""
+    number, item = numbered
     what = f"challenges[{number}]"
     fields = {**_DEFAULTS, **item} if isinstance(item, dict) else item
     return _challenge(canonical.Reader(fields, what, _KEYS), caller)

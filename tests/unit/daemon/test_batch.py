@@ -225,3 +225,17 @@ def test_others_are_served_while_thousands_of_answers_are_written(monkeypatch: p
         assert len(await task) == 300
 
     Batches(most=300).run(body)
+
+
+def test_others_are_served_while_many_leaves_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "SLICE_SECONDS", 0.0)
+
+    async def body(world: Batches) -> None:
+        task, rounds = world.ask(*range(300)), 0
+        while not world.trees:
+            await asyncio.sleep(0)
+            rounds += 1
+        assert rounds >= 300
+        assert len(await task) == 300
+
+    Batches(most=300).run(body)

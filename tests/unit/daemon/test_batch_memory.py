@@ -112,7 +112,7 @@ def test_claims_weigh_what_they_take(kind: str) -> None:
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    counted = sum(each.size() for each in held)
+    counted = sum(each.size for each in held)
     assert (after - before) / 1.5 <= counted <= 1.2 * (after - before) + 600 * count
 
 
@@ -121,4 +121,4 @@ def test_a_request_of_the_largest_size_is_never_over_what_a_user_may_hold(kind: 
     """Otherwise it would be told to come again later, for ever."""
     most = min(MAX_CHALLENGES, MAX_BYTES // max(1, len(json.dumps(CLAIMS[kind], separators=(",", ":")))))
     one: Challenge = replace(challenge(0), claims=CLAIMS[kind])
-    assert one.size() * most <= LEAF_BYTES.each
+    assert one.size * most <= LEAF_BYTES.each
