@@ -11,7 +11,7 @@ from agent.verify.files import read_file
 
 HELP = "Seal a file to this TEE: tee-agent unseal opens it again."
 SECONDS = 120.0
-EXAMPLE = """\
+_EXAMPLE = """\
 example:
   tee-agent seal token --context backup -o token.sealed
   tee-agent unseal token.sealed --context backup -o /run/backup/token
@@ -20,16 +20,16 @@ example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("file", metavar="FILE", help="what to seal, at most 1 MiB; - for standard input")
-    context_option(parser)
+    arguments(parser, "what to seal, at most 1 MiB")
+
+
+def arguments(parser: argparse.ArgumentParser, file: str) -> None:
+    """Those of both ways; ``file`` says what FILE is."""
+    parser.add_argument("file", metavar="FILE", help=f"{file}; - for standard input")
+    parser.add_argument("--context", default="", metavar="TEXT", help="what it is for; unseal needs the same")
     output_option(parser)
     socket_option(parser)
-    parser.epilog = EXAMPLE
-
-
-def context_option(parser: argparse.ArgumentParser) -> None:
-    """``--context``: the same is needed to unseal."""
-    parser.add_argument("--context", default="", metavar="TEXT", help="what it is for; unseal needs the same")
+    parser.epilog = _EXAMPLE
 
 
 def run(args: argparse.Namespace) -> int:

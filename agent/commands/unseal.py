@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from agent.commandio import PRIVATE, client_of, output_option, socket_option, write
-from agent.commands.seal import EXAMPLE, SECONDS, context_option
+from agent.commandio import PRIVATE, client_of, write
+from agent.commands.seal import SECONDS, arguments
 from agent.deadline import Deadline
 from agent.sealing import MAX_BLOB
 from agent.verify.files import read_file
@@ -15,11 +15,7 @@ HELP = "Open what tee-agent seal made."
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("file", metavar="FILE", help="what seal made; - for standard input")
-    context_option(parser)
-    output_option(parser)
-    socket_option(parser)
-    parser.epilog = EXAMPLE
+    arguments(parser, "what seal made")
 
 
 def run(args: argparse.Namespace) -> int:
