@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from agent.core import appraisal, bundle, canonical, cmdline, config, crypttab, 
 from agent.core.errors import TeeAgentError
 from agent.core.exchange import Attempt, version_answer
 from agent.core.model import Tee
-from agent.core.statement import Statement
+from agent.core.statement import STORAGES, Statement
 from agent.verify import evidence
 from tests.fuzz.contract import Broken, Target
 from tests.fuzz.on_vendors import DER_WORDS
@@ -260,7 +261,10 @@ TARGETS = {
         most=24576,
     ),
     "core.statement": Target(
-        statement, lambda s: [signer.statement.canonical() for signer in s.signers], JSON_WORDS, most=4200
+        statement,
+        lambda s: [replace(one.statement, storage=kept).canonical() for one in s.signers for kept in sorted(STORAGES)],
+        (*JSON_WORDS, b'"storage":"', b'"memory"', b"snp-derived"),
+        most=4200,
     ),
     "core.policy": Target(
         policies,
