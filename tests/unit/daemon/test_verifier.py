@@ -19,7 +19,7 @@ from tests.support.processes import Held, awaited, children
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
-import asyncio, json, os, socket, stat, sys, time
+import asyncio, atexit, json, os, socket, stat, sys, time
 from agent.core.errors import ServerError
 from agent.daemon import verifier
 
@@ -103,7 +103,6 @@ async def main(found):
         print(json.dumps([waits in done, holding.done()]), flush=True)
         os._exit(0)
     if sys.argv[1:] == ["life"]:
-        verifier.PATIENCE_SECONDS = 3600  # nothing here ends for having taken too long
         found.watch(lambda what, error: print(what, error.code, flush=True))
         asyncio.get_running_loop().add_reader(0, lambda: asyncio.create_task(one(os.read(0, 20))))
         async def one(question):
@@ -125,6 +124,9 @@ def unheard(*_):
     raise OSError("the log is full")
 
 sys.excepthook = unheard  # what fails while it fails must not go on as its parent
+atexit.register(lambda: os.write(2, b"at exit"))
+if sys.argv[1:] in (["life"], ["wait"]):
+    verifier.PATIENCE_SECONDS = 3600  # nothing there ends for having taken too long
 verifier.CPU_SECONDS = 1
 if os.geteuid() == 0:  # as no role of ours is: root may have as many processes as it likes
     os.setgroups([])
@@ -138,6 +140,8 @@ def asked(*questions: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *questions], cwd=ROOT, capture_output=True, timeout=120, check=True
     )
+    # Of all processes only the one that was started comes to the end of the program.
+    assert done.stderr.count(b"at exit") == 1
     said: list[str] = json.loads(done.stdout)
     return said
 
@@ -169,7 +173,7 @@ def test_who_leaves_does_not_make_room_while_the_question_is_read() -> None:
         [sys.executable, "-c", PROGRAM, "abandon"], cwd=ROOT, capture_output=True, timeout=120, check=True
     )
     assert json.loads(done.stdout) == [True] * 3 * AT_ONCE
-    at_once = list(accumulate({ord("+"): 1, ord("-"): -1}[mark] for mark in done.stderr))
+    at_once = list(accumulate({ord("+"): 1, ord("-"): -1}[mark] for mark in done.stderr.removesuffix(b"at exit")))
     assert len(at_once) >= 2 * AT_ONCE
     assert max(at_once) <= AT_ONCE
 
