@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.core import canonical
 from agent.core.bundle import TEXT_BYTES, Bundle, Frame
 from agent.core.bundle_parts import Attachments, Fresh, Payload, read_fresh, read_payload
-from agent.core.errors import BindingMismatch, FormatError, UnsupportedVersion
+from agent.core.errors import BindingMismatch, UnsupportedVersion
 
 TYPE = "tee-agent/compact/v1"
 MEDIA_TYPE = "application/vnd.tee-agent.compact+json"
