@@ -58,10 +58,10 @@ def test_a_device_stays_one(tmp_path: Path, kind: str) -> None:
 def test_a_pipe_is_written_to(tmp_path: Path, kind: str) -> None:
     path, got = tmp_path / "pipe", list[bytes]()
     os.mkfifo(path)
-    reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
+    reader = threading.Thread(target=lambda: got.append(path.read_bytes()), daemon=True)
     reader.start()
     fill(kind, path, b"through")
-    reader.join()
+    reader.join(30)
     assert got == [b"through"]
     assert path.is_fifo()
 
@@ -74,11 +74,11 @@ def test_a_reader_that_left_is_no_wrong_name(tmp_path: Path) -> None:
         with path.open("rb", buffering=0) as pipe:
             pipe.read(1)
 
-    reader = threading.Thread(target=read_a_little)
+    reader = threading.Thread(target=read_a_little, daemon=True)
     reader.start()
     with pytest.raises(BrokenPipeError):
         commandio.write(bytes(1 << 20), str(path))
-    reader.join()
+    reader.join(30)
 
 
 @pytest.mark.parametrize("kind", ["output", "replace"])
