@@ -4,7 +4,7 @@ how much it may send before it has its answers.
 aiohttp ends idle connections between requests, but not in every version one that never sends the first: it would
 hold its descriptor for ever. Nor does every version (3.11 does not) bound the requests that a client sends without
 reading an answer: they would be kept, all of them. A guard stands between the transport and aiohttp's protocol. What
-goes beyond the room of a connection is not passed on, and after a few requests the connection ends.
+goes beyond the room of a connection waits, unread where it can, and after a few requests the connection ends.
 """
 
 from __future__ import annotations
@@ -66,13 +66,16 @@ class _Guard(asyncio.Protocol):
         self._connections = connections
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = False
+        self._transport: asyncio.Transport | None = None
         self._room, self._requests = HEAD_BYTES, 0
+        self._waiting = b""
 
     def arrived(self, body: int) -> bool:
         """A request whose body has so many bytes."""
         self._relax()
         self._room += HEAD_BYTES + body
         self._requests += 1
+        self.data_received(b"")
         return self._requests < MAX_REQUESTS
 
     def _relax(self) -> None:
@@ -83,6 +86,7 @@ class _Guard(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not isinstance(transport, asyncio.Transport):
             return
+        self._transport = transport
         peer = transport.get_extra_info("peername")
         self._admitted = self._connections.admit(self, str(peer[0]) if peer else "")
         if not self._admitted:
@@ -93,10 +97,18 @@ class _Guard(asyncio.Protocol):
         self._protocol.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        taken = data[: self._room]
+        """Passes on what there is room for; the rest waits for the next request's room, and no more is read."""
+        if not self._admitted or self._transport is None:
+            return
+        had, data = bool(self._waiting), self._waiting + data
+        taken, self._waiting = data[: self._room], data[self._room :]
         self._room -= len(taken)
-        if self._admitted and taken:
+        if taken:
             self._protocol.data_received(taken)
+        if self._waiting:
+            self._transport.pause_reading()
+        elif had:
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received() if self._admitted else None

@@ -114,6 +114,15 @@ def test_tls_versions(tmp_path: Path, version: str) -> None:
             assert secure.version() == version
 
 
+def test_no_ticket_is_given_that_nobody_resumes(tmp_path: Path) -> None:
+    """Each costs a quarter of a handshake, and its key would open what was said before."""
+    with running_tas(tmp_path / "tas") as service, connected(service) as secure:
+        secure.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert secure.recv(4096).startswith(b"HTTP/1.1 401 ")
+        assert secure.version() == "TLSv1.3"
+        assert secure.session is None or not secure.session.has_ticket
+
+
 def test_certificate_satisfies_strict_clients(tmp_path: Path) -> None:
     # Python 3.13 asks for this by default (RFC 5280, as OpenSSL's X509_V_FLAG_X509_STRICT has it).
     with running_tas(tmp_path / "tas") as service:

@@ -12,12 +12,19 @@ from tas.connections import CHUNKED_BYTES, HEAD_BYTES, Connections
 
 
 class Wire(asyncio.Transport):
-    """A transport that only knows whether it was aborted."""
+    """A transport that only knows whether it was aborted, and whether it is being read."""
 
     def __init__(self, address: str = "192.0.2.1") -> None:
         super().__init__({"peername": (address, 50000)} if address else {})
         self.aborted = asyncio.Event()
+        self.paused = False
         self.protocol: asyncio.BaseProtocol | None = None
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
 
     def abort(self) -> None:
         self.aborted.set()
@@ -144,10 +151,12 @@ def test_what_is_sent_without_an_answer_is_bounded() -> None:
         for _ in range(10):
             guard.data_received(bytes(HEAD_BYTES // 3))
         assert passed_on(notes) == HEAD_BYTES
+        assert wire.paused
         connections.arrived(request(wire))
         guard.data_received(bytes(2 * HEAD_BYTES))
         guard.data_received(b"x")
         assert passed_on(notes) == 2 * HEAD_BYTES
+        assert wire.paused
         assert not wire.aborted.is_set()
         guard.connection_lost(None)
 
@@ -164,6 +173,24 @@ def test_a_body_has_room_beside_that() -> None:
             guard.data_received(bytes(CHUNKED_BYTES * 2))
             assert passed_on(notes) == 2 * HEAD_BYTES + room
             guard.connection_lost(None)
+
+    asyncio.run(run())
+
+
+def test_a_body_that_came_with_its_head_is_all_there() -> None:
+    """One read of a TLS connection gives 256 KiB: the request that it begins with is not known yet."""
+    data = bytes(range(256)) * 1000
+
+    async def run() -> None:
+        connections = Connections(60)
+        wire, notes, guard = connect(connections)
+        guard.data_received(data)
+        paused = [wire.paused]
+        connections.arrived(request(wire, len(data)))
+        assert [*paused, wire.paused] == [True, False]
+        guard.data_received(b"end")
+        assert b"".join(part for part in notes.told if isinstance(part, bytes)) == data + b"end"
+        guard.connection_lost(None)
 
     asyncio.run(run())
 

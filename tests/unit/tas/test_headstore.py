@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 
 from agent.core.canonical import rfc3339
 from agent.core.errors import ServerError, TeeAgentError
-from tas import headstore
+from tas import cli, headstore
+from tas import state as states
 from tas.headstore import KEEP, Head, HeadStore
 from tas.store import Store
 
@@ -160,6 +162,22 @@ def test_a_commit_that_fails_leaves_nothing_open(store: HeadStore) -> None:
     store._db.set_authorizer(None)
     assert store.count() == (0, 0)
     assert store.keep(head(1, 0), NOW)
+
+
+def test_an_admin_sees_which_boots_several_machines_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    states.create(tmp_path / "tas")
+    store = HeadStore(tmp_path / "tas" / "tas.sqlite")
+    for one in (head(1, 0, machine="report-id:aa"), head(2, 1, machine="report-id:bb"), head(3, 2, boot=OTHER)):
+        store.keep(one, NOW)
+    store.close()
+    words = ["audit", "heads", "--state", str(tmp_path / "tas")]
+    assert cli.main(words) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert [BOOT in line for line in warnings] == [True]
+    assert cli.main([*words, "--machine", "report-id:bb", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["machine"], one["seq"]) for one in found["heads"]] == [("report-id:bb", 2)]
+    assert found["shared_boots"] == [BOOT]
 
 
 OLD = """

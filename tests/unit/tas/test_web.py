@@ -15,7 +15,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from agent.core import headpost, keydoc
-from agent.core.errors import ServerError
+from agent.core.errors import ConfigError, ServerError
 from tas.heads import HeadKeeper
 from tas.log import Log
 from tas.service import Answer, Service
@@ -84,6 +84,16 @@ def test_bug(method: str, path: str) -> None:
     assert (record["event"], record["type"], record["request"]) == ("error", "RuntimeError", headers["X-Request-Id"])
     assert record["where"].startswith("test_web.py:")
     assert "secret" not in log
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_broken_database_is_told_by_its_own_words(method: str, path: str) -> None:
+    """Who is woken by it reads what to do, not a line number; what looks like evidence or a key is left out."""
+    broken = ConfigError(f"the database: malformed {'ab' * 40}", code="config.database")
+    status, _, body, log = ask(broken, method, path)
+    assert (status, body) == (500, {"error": "Internal server error"})
+    record = json.loads(log)
+    assert (record["code"], record["reason"]) == ("config.database", "the database: malformed <hex>")
 
 
 def test_reader_of_the_log_left() -> None:
