@@ -18,6 +18,7 @@ from agent.core.canonical import shown
 from agent.core.challenge import NONCE_MAX, NONCE_MIN
 from agent.core.errors import UsageError
 from agent.daemon.names import SIGNER, socket_path
+from agent.verify.files import PATH_BYTES
 
 STANDARD = "-"
 """As the name of a file: standard input, or output."""
@@ -49,7 +50,7 @@ def chunks(name: str) -> Iterator[bytes]:
             while chunk := file.read(CHUNK):
                 yield chunk
     except OSError as error:
-        raise UsageError(f"{shown(name)} can't be read: {error.strerror}", code="usage.input") from error
+        raise UsageError(f"{shown(name, PATH_BYTES)} can't be read: {error.strerror}", code="usage.input") from error
 
 
 def digest_document(payload: Iterable[bytes]) -> dict[str, Any]:

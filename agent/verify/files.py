@@ -13,6 +13,8 @@ from agent.core.canonical import shown
 from agent.core.errors import Oversized, UsageError
 
 CHUNK = 1 << 20
+PATH_BYTES = 4096
+"""The kernel's limit: the end of a path is what tells."""
 
 
 def read_file(name: str, limit: int) -> bytes:
@@ -47,4 +49,4 @@ def _opened(name: str) -> Iterator[BinaryIO]:
 
 
 def _title(name: str) -> str:
-    return "standard input" if name == "-" else shown(name)
+    return "standard input" if name == "-" else shown(name, PATH_BYTES)

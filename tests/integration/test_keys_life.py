@@ -166,31 +166,6 @@ def test_rules_reach_every_route(daemon: Daemon) -> None:
     assert daemon.request("DELETE", "/v1/keys/shared").status == 200
 
 
-def examples(name: str) -> list[str]:
-    """The indented blocks of a page of docs/, but for those that show answers."""
-    blocks: list[list[str]] = [[]]
-    for line in (ROOT / "docs" / name).read_text().splitlines():
-        if line.startswith("    "):
-            blocks[-1].append(line.strip())
-        elif blocks[-1]:
-            blocks.append([])
-    return ["\n".join(block) for block in blocks if block and not block[0].startswith("{")]
-
-
-def test_the_examples_of_the_manual_run(daemon: Daemon, tmp_path: Path) -> None:
-    """docs/keys.md: made, attested, signed; and a raw signature that openssl verifies."""
-    make, check = examples("keys.md")
-    make = make.replace("/run/tee-agent/agent.sock", str(daemon.socket))
-    (tmp_path / "order.json").write_bytes(PAYLOAD)
-    raw = make.replace('"jws"', '"raw"').replace("orders/sign?context=orders", "orders/sign").replace(".jws", ".sig")
-    for script in (make, raw + "\n" + check):
-        done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, capture_output=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        assert daemon.request("DELETE", "/v1/keys/orders").status == 200
-    assert b"Signature Verified Successfully" in done.stdout
-    assert (tmp_path / "order.jws").read_bytes().count(b".") == 2
-
-
 def test_the_audit_log_has_it(daemon: Daemon) -> None:
     """One record for each change, signatures counted, and who was refused; the status has the head."""
     key = create(daemon, "watched", "raw")
