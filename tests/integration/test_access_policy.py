@@ -77,7 +77,9 @@ def test_a_member_by_supplementary_group_only(daemon: Daemon) -> None:
     assert daemon.curl("-d", "x", "http://agent/v1/sign?context=staff/a", user=member)[0] == 200
     status, body = daemon.curl("-d", "x", "http://agent/v1/sign?context=root/a", user=member)
     assert (status, json.loads(body)["code"]) == (403, "denied.policy")
-    assert f"sign is refused to uid {MEMBER}, no unit: no rule allows sign" in json.loads(body)["detail"]
+    # In which unit the tests run is the machine's affair.
+    assert json.loads(body)["detail"].startswith(f"sign is refused to uid {MEMBER}, ")
+    assert ": no rule allows sign" in json.loads(body)["detail"]
     assert code(daemon.curl("http://agent/v1/status", user=member)) == "denied.policy"
     # [daemon] allow_groups has that group: with rules it does not count, nor for anybody else's keys.
     assert code(daemon.curl("http://agent/v1/keys", user=member)) == "denied.policy"
