@@ -26,6 +26,7 @@ sys.stdout.write(" ".join(sorted(set(lines.values()))))
 NOBODY = "import os; os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)"
 
 
+CLOSED = any(folder.stat().st_mode & 0o5 != 0o5 for folder in (ROOT, *ROOT.parents))
 BECOME = f"become(privileges.User({SIGNER}, {SIGNER}))"
 
 
@@ -57,7 +58,10 @@ def test_who_has_none_does_not_ask() -> None:
     [
         [],
         ["setpriv", "--securebits", "+no_setuid_fixup"],
-        [*as_user(SIGNER), "--inh-caps", "+net_admin,+sys_ptrace", "--ambient-caps", "+net_admin,+sys_ptrace"],
+        pytest.param(
+            [*as_user(SIGNER), "--inh-caps", "+net_admin,+sys_ptrace", "--ambient-caps", "+net_admin,+sys_ptrace"],
+            marks=pytest.mark.skipif(CLOSED, reason="other users can't read the source, as below /root"),
+        ),
     ],
     ids=["root", "root that keeps them", "given to another user"],
 )
