@@ -16,7 +16,7 @@ from agent.daemon import keeper as keepers
 from agent.daemon.journal import Reports
 from agent.daemon.keeper import Keeper
 from agent.daemon.keyfolder import KeyFolder
-from agent.daemon.keys import KeyRing
+from agent.daemon.keys import RETRY_MAX, KeyRing
 from agent.daemon.named import NamedKey, NamedKeys
 from agent.daemon.report import describe_key, describe_named
 from agent.sealing import Sealer
@@ -33,7 +33,7 @@ ROOTS: dict[str, Callable[[], Sealer]] = {
 @pytest.fixture(autouse=True)
 def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that does not open is not opened again while the next process wants it."""
-    monkeypatch.setattr(keepers, "RETRY_SECONDS", keepers.RETRY_MAX)
+    monkeypatch.setattr(keepers, "RETRY_SECONDS", RETRY_MAX)
 
 
 @asynccontextmanager
