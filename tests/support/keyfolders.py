@@ -66,9 +66,19 @@ def fresh(path: Path) -> Contents:
 
 def after_a_crash(path: Path, place: Path) -> Contents:
     """The same of a copy of the folder as it is now."""
-    shutil.copytree(path, place)
+    shutil.copytree(path, place, copy_function=_copy)
     place.chmod(0o700)
     return fresh(place)
+
+
+def _copy(source: str, target: str) -> str:
+    """What is being written may have got its name meanwhile: a crash leaves such a file, or it does not."""
+    try:
+        return shutil.copy2(source, target)
+    except FileNotFoundError:
+        if not source.endswith(".new"):
+            raise
+        return target
 
 
 def key_file(path: Path, name: str) -> Path:
