@@ -64,7 +64,7 @@ class Audit:
         self._used: Counts[tuple[str, Who, str, datetime]] = Counts(("key.signed.others", None, "", self.since))
         self._refused: Counts[Source] = Counts(("denied", None, ""))
         self._flood: Flood[Source] = Flood()
-        self._hour, self._seen = Hour(), False
+        self._hour, self._seen, self._found = Hour(), False, set[tuple[Any, ...]]()
         self._due, self._woken = asyncio.Event(), False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -179,10 +179,10 @@ class Audit:
             with self._queueing:
                 for record in records:
                     self._hour.add(record.time, record.severity)
-        # Each try to recover finds the same again.
-        told = {(draft.kind, *draft.fields.items()) for draft in self._pending}
         for note in reversed(notes):
-            if (note.kind, *note.fields.items()) not in told:
+            # Each try to recover finds the same again.
+            if (found := (note.kind, *note.fields.items())) not in self._found:
+                self._found.add(found)
                 self._queue(note, first=True)
 
     def flush(self) -> None:
