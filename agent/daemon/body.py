@@ -55,7 +55,9 @@ async def _more(request: Request, until: float) -> None:
 
 
 def _oversized(most: int) -> Oversized:
-    return Oversized(f"the body has more than {most} bytes", record="body")
+    return Oversized(
+        f"the body has more than {most} bytes", record="body", hint="docs/api.md says how much each endpoint takes"
+    )
 
 
 async def payload(request: Request) -> Payload:

@@ -21,7 +21,7 @@ from agent.daemon.holders import NamedHolder
 from agent.daemon.journal import Reports
 from agent.daemon.keys import KeyRing
 from agent.daemon.keystore import MAX_LIFETIME, NAMESPACE, require_name
-from agent.daemon.named import NamedKey, NamedKeys
+from agent.daemon.named import LEAST_LIFETIME, NamedKey, NamedKeys
 from agent.daemon.report import describe_held, describe_key, describe_named
 from agent.daemon.web import Response
 
@@ -92,7 +92,7 @@ class KeyApi:
         fields = await body.document(call.request, frozenset({"name", "use"}), defaults)
         name, use, algorithm = fields.text("name", 63), fields.text("use", 16), fields.text("algorithm", 32)
         asked = _named(name, fields.text("namespace", 64), 0, {})
-        lifetime = _seconds(fields.item("lifetime_seconds"), "lifetime_seconds", 1)
+        lifetime = _seconds(fields.item("lifetime_seconds"), "lifetime_seconds", int(LEAST_LIFETIME.total_seconds()))
         persistent = _flag(fields.item("persistent"), "persistent")
 
         async def act(decision: Decision) -> Response:
