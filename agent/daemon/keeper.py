@@ -44,13 +44,11 @@ class Keeper:
     """
 
     def __init__(self, folder: KeyFolder, root: Root | None, reports: Reports, history: History | None = None) -> None:
-        self._lock = asyncio.Lock()
+        self._lock, self._wake = asyncio.Lock(), asyncio.Event()
         self.trouble: TeeAgentError | None = None
-        self.notes: list[str] = []
-        self.doubts: list[str] = []
+        self.notes, self.doubts = list[str](), list[str]()
         self._folder, self._root, self._reports, self._history = folder, root, reports, history
         self._pending: dict[KeyName, Found] = {}
-        self._wake = asyncio.Event()
         self._open, self._kind = False, ""
         self._following = 0
 
@@ -186,15 +184,19 @@ class Keeper:
     async def _round(self) -> None:
         if not self._open:
             await self._opened()
-        first: TeeAgentError | None = None
-        # None waits for another: keys sign on a disk that is full, and files go while there is no quoter.
-        for step in (self._follow, self._restore_all, self._follow):
-            try:
-                await step()
-            except TeeAgentError as error:
-                self.trouble = first = first or error
-        if first:
-            raise first
+        # Neither waits for the other: keys sign on a disk that is full, and files go while there is no quoter.
+        following, restoring = await self._tried(self._follow), await self._tried(self._restore_all)
+        # Again, for what ended meanwhile; not a disk that has just failed.
+        if trouble := following or await self._tried(self._follow) or restoring:
+            raise trouble
+
+    async def _tried(self, step: Callable[[], Awaitable[None]]) -> TeeAgentError | None:
+        try:
+            await step()
+        except TeeAgentError as error:
+            self.trouble = error
+            return error
+        return None
 
     async def _opened(self) -> None:
         contents = await self._read()

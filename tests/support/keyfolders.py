@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -65,20 +65,26 @@ def fresh(path: Path) -> Contents:
 
 
 def after_a_crash(path: Path, place: Path) -> Contents:
-    """The same of a copy of the folder as it is now."""
-    shutil.copytree(path, place, copy_function=_copy)
+    """The same of a copy of the folder as it is at one moment: of one that changes meanwhile another copy is made."""
+    while True:
+        before = _moment(path)
+        with suppress(FileNotFoundError, shutil.Error):
+            shutil.copytree(path, place)
+            if _moment(path) == before:
+                break
+        shutil.rmtree(place)
     place.chmod(0o700)
     return fresh(place)
 
 
-def _copy(source: str, target: str) -> str:
-    """What is being written may have got its name meanwhile: a crash leaves such a file, or it does not."""
-    try:
-        return shutil.copy2(source, target)
-    except FileNotFoundError:
-        if not source.endswith(".new"):
-            raise
-        return target
+def _moment(path: Path) -> list[tuple[str, int, int]]:
+    """Each file's name, inode and time of change."""
+    found = []
+    for one in sorted(path.iterdir()):
+        with suppress(FileNotFoundError):
+            status = one.stat()
+            found.append((one.name, status.st_ino, status.st_ctime_ns))
+    return found
 
 
 def key_file(path: Path, name: str) -> Path:
