@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from agent.client import Client
-from agent.core import attachdoc, compact, merkle
-from agent.core.bundle import Attachments, Payload, signing_input
+from agent.core import attachdoc, binding, compact, merkle
+from agent.core.bundle import PURPOSE, Attachments, Payload
 from agent.core.challenge import Leaf
 from agent.core.errors import TransportError
 from agent.core.model import TrustAnchor
@@ -100,7 +100,9 @@ class Judge:
             raise Wrong("the leaf is not in the tree")
         # Between the digest in front and the signature behind stands what was signed, byte for byte.
         signed = document[len(_BEFORE) : document.rindex(b',"signature"')]
-        known.key.verify(b64decode(said["signature"]), signing_input(digest, signed))
+        known.key.verify(
+            b64decode(said["signature"]), binding.tagged(PURPOSE, digest, b'{%s,"type":"tee-agent/bundle/v1"}' % signed)
+        )
 
     def _attachments(self, digest: bytes) -> bytes:
         """Asked again while a crowd of connections is being accepted."""

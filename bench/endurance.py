@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.figure import Figure
-from tests.support import hostile
+from tests.support import hostileclients as hostile
 from tests.support.daemon import GROUP, MEMBER, ROLES, Daemon, as_user, open_folder, running_daemon
 from tests.support.simulator import running_simulator
 
