@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from base64 import b64decode
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -44,10 +44,12 @@ class Asked:
     kind: str
     socket: Path
     request: Path
+    wait: str = "looks"
+    """Or sleeps (bench/load.c)."""
 
     def load(self, connections: int = 1) -> Load:
         """Raises HarnessError for an answer that is not a signature."""
-        words = (BUILT / "load", self.kind, self.socket, self.request, str(connections), str(SECONDS))
+        words = (BUILT / "load", self.kind, self.socket, self.request, str(connections), str(SECONDS), self.wait)
         count, seconds, median, p99 = _said(*words).split()
         return Load(int(count) / float(seconds), float(median), float(p99))
 
@@ -78,7 +80,9 @@ def _against_openssl(raw: Asked, short: Asked, whole: Asked) -> list[Figure]:
         ours, peer, ratio = paired(asked.rate, openssl_rate, ROUNDS)
         said = f"{ours:.0f}/s against {peer:.0f}/s"
         figures.append(Figure(f"{name} / openssl", ratio, "x", 0.4, True, "openssl speed ed25519", said))
-    return figures
+    ours, peer, ratio = paired(replace(short, wait="sleeps").rate, openssl_rate, ROUNDS)
+    said = f"{ours:.0f}/s against {peer:.0f}/s, a client that has to be woken for each answer"
+    return [*figures, Figure("compact bundle, client asleep / openssl", ratio, "x", None, True, "openssl speed", said)]
 
 
 def _against_peers(raw: Asked, ssh: Asked, token: partial[float]) -> list[Figure]:
