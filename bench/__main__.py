@@ -57,24 +57,28 @@ def main() -> int:
     if os.geteuid() != 0:
         sys.stderr.write("bench: root is needed, as for the demo\n")
         return 69
-    try:
-        figures = _measured(args.name or list(PARTS))
-    except HarnessError as error:
-        sys.stderr.write(f"bench: {error}\n")
-        return 69
+    figures, whole = _measured(args.name or list(PARTS))
     sys.stdout.write(table(figures))
+    if not whole:
+        return 69
     if not args.name:
         write(figures, OUTPUT)
         sys.stderr.write(f"written: {OUTPUT}\n")
     return 0
 
 
-def _measured(names: list[str]) -> list[Figure]:
+def _measured(names: list[str]) -> tuple[list[Figure], bool]:
+    """What could be measured, and whether that is all: one part that fails takes no other with it."""
     figures: list[Figure] = []
+    whole = True
     for name in names:
         sys.stderr.write(f"measuring: {name}\n")
-        figures += PARTS[name]()
-    return figures
+        try:
+            figures += PARTS[name]()
+        except HarnessError as error:
+            sys.stderr.write(f"bench: {name}: {error}\n")
+            whole = False
+    return figures, whole
 
 
 if __name__ == "__main__":
