@@ -1,4 +1,4 @@
-"""One role's process as its supervisor sees it: started clean, heard through a pipe, ended with patience."""
+"""One role's process as its supervisor sees it: started clean, told to go, heard, ended with patience."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 class Child:
     """One role's process. ``status`` is its exit status once ``ended`` is set, 128 + n for signal n."""
 
-    def __init__(self, name: str, pid: int, pipe: int) -> None:
+    def __init__(self, name: str, pid: int, pipe: int, lifeline: int) -> None:
         self.name = name
         self.pid = pid
         self.ready = asyncio.Event()
@@ -31,6 +31,7 @@ class Child:
         self.heard = False
         self.status = 0
         self._pipe = pipe
+        self._lifeline = lifeline
         self._pidfd = os.pidfd_open(pid)
         self._rest = b""
         os.set_blocking(pipe, False)
@@ -39,6 +40,11 @@ class Child:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pidfd, self._reap)
         loop.add_reader(self._pipe, self._read, told)
+
+    def go(self) -> None:
+        """It has loaded its code, or is about to, and waits for this word before it does anything."""
+        with suppress(OSError):
+            os.write(self._lifeline, b"\n")
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -70,29 +76,30 @@ class Child:
         except TimeoutError:
             self.signal(signal.SIGKILL)
             await self.ended.wait()
-        os.close(self._pipe)
-        os.close(self._pidfd)
+        for descriptor in (self._pipe, self._lifeline, self._pidfd):
+            os.close(descriptor)
 
 
 Told = Callable[[Child, str], None]
 """Gets each line that a role says."""
 
 
-def spawn(name: str, arguments: Sequence[str], environment: Mapping[str, str], lifeline: int) -> Child:
+def spawn(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
     """``tee-agent ARGUMENTS`` in isolated mode, with nothing inherited but standard error and two pipes.
 
-    ``lifeline`` is the reading end of a pipe whose other end only the supervisor has. Raises OSError.
+    It loads its code and waits for Child.go. Raises OSError.
     """
-    ours, theirs = os.pipe()
+    (pipe, says), (hears, lifeline) = os.pipe(), os.pipe()
     try:
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-c", _BOOT, _ROOT, *arguments],
             {"PATH": _PATH, "LANG": "C.UTF-8", **environment},
-            file_actions=[(os.POSIX_SPAWN_DUP2, lifeline, LIFELINE), (os.POSIX_SPAWN_DUP2, theirs, PIPE)],
+            file_actions=[(os.POSIX_SPAWN_DUP2, hears, LIFELINE), (os.POSIX_SPAWN_DUP2, says, PIPE)],
             setsigmask=(),
             setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGHUP, signal.SIGCHLD),
         )
     finally:
-        os.close(theirs)
-    return Child(name, pid, ours)
+        os.close(says)
+        os.close(hears)
+    return Child(name, pid, pipe, lifeline)

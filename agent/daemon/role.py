@@ -19,7 +19,7 @@ from agent.hardening import harden
 CODECS = ("ascii", "latin-1", "utf-8", "utf-16-be", "idna")
 """Loaded while the interpreter's own files can be read: a role's user may be unable to (a tree under /root)."""
 LIFELINE = 0
-"""Under the supervisor, standard input is a pipe that only the supervisor holds open."""
+"""Under the supervisor, standard input is a pipe that only the supervisor holds open: one byte is the word to go."""
 
 
 class Life:
@@ -49,6 +49,8 @@ def begin(name: str, *, supervised: bool) -> Life:
     for codec in CODECS:
         codecs.lookup(codec)
     name_process(f"tee-{name}")
+    if supervised and not os.read(LIFELINE, 1):
+        raise SystemExit(0)  # the supervisor went before it said go
     life = Life(name, supervised=supervised)
     for note in notes:
         life.log(note)

@@ -1,8 +1,9 @@
 """`tee-agent daemon`: starts the three roles as processes of their own and ends with the first that ends.
 
-It restarts nothing: systemd does, and a role that died may have died for a reason that its neighbours share. The
-quoter comes first, for without a TEE there is nothing to serve. Each role holds a pipe to its supervisor: it says
-READY through it, and stops when the supervisor is gone, however it went.
+It restarts nothing: systemd does, and a role that died may have died for a reason that its neighbours share. All
+load their code at once, and then the quoter goes first, for without a TEE there is nothing to serve. Two pipes join a
+role to its supervisor: it says READY through one, and by the other it is told to go, and stops when the supervisor is
+gone, however it went.
 """
 
 from __future__ import annotations
@@ -38,8 +39,6 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._children: list[Child] = []
         self._reload_due = False
-        # The roles hold the reading end; the writing end closes with this process, whatever ends it.
-        self._lifeline, self._held = os.pipe()
 
     async def run(self) -> int:
         """Until told to stop (0), or until a role ends (its exit status)."""
@@ -49,9 +48,10 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
-            for names in ((QUOTER,), (FETCHER, SIGNER)):
+            quoter, *others = [self._start(name) for name in (QUOTER, FETCHER, SIGNER)]
+            for children in ([quoter], others):
                 if not self._over():
-                    await self._started([self._start(name) for name in names])
+                    await self._started(children)
             await self._until_end()
             return self._verdict()
         finally:
@@ -63,7 +63,7 @@ class Supervisor:
         environment = {"WATCHDOG_USEC": str(int(seconds * 2_000_000))} if seconds else {}
         arguments = ("daemon", "--role", name, "--supervised", "--config", str(self._path))
         try:
-            child = spawn(name, arguments, environment, self._lifeline)
+            child = spawn(name, arguments, environment)
         except OSError as error:
             raise PlatformError(f"can't start the {name}: {error.strerror}") from error
         child.watch(self._told)
@@ -71,6 +71,8 @@ class Supervisor:
         return child
 
     async def _started(self, children: list[Child]) -> None:
+        for child in children:
+            child.go()
         for child in children:
             await self._first(child.ready)
         if children[-1].name == SIGNER and not self._over():
@@ -130,8 +132,6 @@ class Supervisor:
             await child.end(GRACE_SECONDS + (self._config.evidence.quote_seconds if child.name == QUOTER else 0))
         for name in (*SOCKETS.values(), SSH):
             sockets.remove(self._config.daemon.runtime_dir, name)
-        os.close(self._held)
-        os.close(self._lifeline)
 
 
 def run(config: Config, config_path: Path) -> int:

@@ -136,7 +136,20 @@ def test_without_a_tee_there_is_nothing_to_serve(simulator: Simulator, folder: P
     status, said = outcome(folder, absent)
     assert status == 69
     assert said.count("[platform.") == 1
-    assert list((folder / "run").iterdir()) == []  # the other two were not even started
+    assert list((folder / "run").iterdir()) == []
+    assert not (folder / "audit").exists()  # the other two were never told to go
+
+
+def test_a_role_that_was_not_told_to_go_does_nothing_and_ends_with_its_supervisor(
+    simulator: Simulator, folder: Path
+) -> None:
+    arguments = ("daemon", "--role", "signer", "--supervised", "--config", str(write_config(folder, simulator)))
+    code = f"from agent.daemon.child import spawn; spawn('signer', {arguments!r}, {{}})"
+    # Standard error is the role's too: this returns when both have ended.
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=True)
+    assert done.stderr == b""
+    assert not (folder / "audit").exists()
+    assert not (folder / "run").exists()
 
 
 def test_configurations_that_are_refused(simulator: Simulator, folder: Path) -> None:
