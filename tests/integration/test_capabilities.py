@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import tools
-from tests.support.daemon import SIGNER, as_user
+from tests.support.daemon import CLOSED, ROOT, SIGNER, as_user
 
-ROOT = Path(__file__).resolve().parents[2]
 DROP = """
 import sys
 from pathlib import Path
@@ -24,9 +23,6 @@ lines = dict(line.split(":\\t") for line in Path("/proc/self/status").read_text(
 sys.stdout.write(" ".join(sorted(set(lines.values()))))
 """
 NOBODY = "import os; os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)"
-
-
-CLOSED = any(folder.stat().st_mode & 0o5 != 0o5 for folder in (ROOT, *ROOT.parents))
 BECOME = f"become(privileges.User({SIGNER}, {SIGNER}))"
 
 

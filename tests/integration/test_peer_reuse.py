@@ -167,7 +167,7 @@ def attacked(daemon: Daemon, first: list[int], second: list[int], **more: Any) -
         "second": second,
         **more,
     }
-    words = ["nsenter", "--target", str(supervisor(daemon)), "--pid", "--mount"]
+    words = ["nsenter", "--target", str(supervisor(daemon)), "--pid", "--mount", "--root"]
     argv = [*words, sys.executable, "-I", "-S", "-c", ATTACK, json.dumps(wanted)]
     done = subprocess.run(argv, cwd="/", capture_output=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr.decode()

@@ -1,4 +1,4 @@
-"""Certificates for TLS tests: EC keys, any validity, any name."""
+"""Certificates for TLS tests: EC keys, any validity, any name; with what RFC 5280 demands, as Python 3.13 does."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from agent.core.config import Pin
 
 NOW = datetime.now(UTC).replace(microsecond=0)
+_AUTHORITY_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,12 @@ def make(
         .not_valid_after(ends)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
     )
-    if not authority:
+    public = (issuer.key if issuer else key).public_key()
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+    if authority:
+        builder = builder.add_extension(_AUTHORITY_USAGE, critical=True)
+    else:
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
         builder = builder.add_extension(names, critical=False)
     certificate = builder.sign(issuer.key if issuer else key, SHA256())

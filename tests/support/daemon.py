@@ -31,6 +31,8 @@ from agent.verify.evidence import genuine_anchors
 from tests.support.simulator import Simulator
 
 ROOT = Path(__file__).resolve().parents[2]
+CLOSED = any(folder.stat().st_mode & 0o5 != 0o5 for folder in (ROOT, *ROOT.parents))
+"""Other users can't read the source, as below /root."""
 SIGNER, FETCHER, STRANGER, MEMBER, GROUP = 64101, 64102, 64103, 64104, 64200
 START_SECONDS, STOP_SECONDS = 60, 40
 CLI = [sys.executable, "-m", "agent.cli"]
