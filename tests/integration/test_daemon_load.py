@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,9 @@ import pytest
 
 from agent.daemon.admission import MAX_DENIED, MAX_EACH
 from tests.support.daemon import GROUP, MEMBER, STRANGER, Daemon, Reply, as_user, dial, open_folder, running_daemon
+from tests.support.fresh import until_waiting
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 
@@ -58,12 +59,6 @@ def stalled(simulator: Simulator) -> Iterator[Callable[[], None]]:
     simulator.clear()
 
 
-def wait_for(daemon: Daemon, waiting: int) -> None:
-    """Until so many challenges wait: asked over and over, ended by the test's own timeout."""
-    while daemon.status()["challenges"]["waiting"] != waiting:
-        threading.Event().wait(0.01)
-
-
 def ask(daemon: Daemon, index: int) -> Reply:
     return daemon.challenge(nonce=(b"nonce of %08d" % index).hex(), context=str(index))
 
@@ -72,9 +67,9 @@ def test_many_nonces_share_few_quotes(daemon: Daemon, stalled: Callable[[], None
     count, before = 60, daemon.status()["challenges"]["batches"]
     with ThreadPoolExecutor(count) as threads:
         first = threads.submit(ask, daemon, 0)
-        wait_for(daemon, 1)
+        until_waiting(daemon, 1)
         rest = [threads.submit(ask, daemon, index) for index in range(1, count)]
-        wait_for(daemon, count)
+        until_waiting(daemon, count)
         stalled()
         bundles = [future.result().body for future in (first, *rest)]
     roots, places = set(), set()
@@ -137,8 +132,15 @@ def test_nobody_holds_more_than_a_share(daemon: Daemon, user: list[str], limit: 
         assert daemon.post("/v1/sign", b"x").status == 200
         process.communicate()
     # What they held is free again for themselves.
-    while daemon.curl("-d", "x", "http://agent/v1/sign", user=user)[0] not in (200, 403):
-        threading.Event().wait(0.01)
+    awaited(lambda: status_for(daemon, user), lambda status: status in (200, 403))
+
+
+def status_for(daemon: Daemon, user: list[str]) -> int:
+    """Of a request to sign; 0 where curl gets no answer."""
+    try:
+        return daemon.curl("-d", "x", "http://agent/v1/sign", user=user)[0]
+    except subprocess.CalledProcessError:
+        return 0
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def small(simulator: Simulator) -> Iterator[Daemon]:
 def test_over_budget(small: Daemon, stalled: Callable[[], None]) -> None:
     with ThreadPoolExecutor(2) as threads:
         futures = [threads.submit(ask, small, index) for index in range(2)]
-        wait_for(small, 2)
+        until_waiting(small, 2)
         reply = ask(small, 3)
         assert (reply.status, reply.json["code"]) == (429, "server.budget")
         assert int(reply.headers["Retry-After"]) >= 1
@@ -190,7 +192,7 @@ def test_over_budget(small: Daemon, stalled: Callable[[], None]) -> None:
         with subprocess.Popen(
             [*as_user(MEMBER, GROUP), *other, "http://agent/v1/challenge"], stdout=subprocess.PIPE
         ) as process:
-            wait_for(small, 3)
+            until_waiting(small, 3)
             stalled()
             bundle, _ = process.communicate()
         small.verify(bundle, b"", nonce=bytes(16))
@@ -200,13 +202,13 @@ def test_over_budget(small: Daemon, stalled: Callable[[], None]) -> None:
 def test_who_leaves_gives_its_place_back(small: Daemon, stalled: Callable[[], None]) -> None:
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(ask, small, 0)
-        wait_for(small, 1)
+        until_waiting(small, 1)
         body = b'{"nonce":"%s"}' % (b"00" * 16)
         head = b"POST /v1/challenge HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         with dial(small.socket) as sock:
             sock.sendall(head % len(body) + body)
-            wait_for(small, 2)
-        wait_for(small, 1)
+            until_waiting(small, 2)
+        until_waiting(small, 1)
         stalled()
         assert first.result().status == 200
 
@@ -221,8 +223,7 @@ def test_trouble_with_the_hardware_is_said_at_once(simulator: Simulator) -> None
             status = daemon.status()
             assert (status["ready"], status["trouble"]["code"]) == (False, reply.json["code"])
             simulator.clear()
-            while not daemon.status()["ready"]:
-                threading.Event().wait(0.05)
+            awaited(daemon.status, lambda status: status["ready"])
             daemon.verify(daemon.post("/v1/sign", b"x").body, b"x")
     finally:
         simulator.clear()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemon import STOP_SECONDS, Daemon, dial, open_folder, running_daemon
+from tests.support.fresh import until_waiting
 from tests.support.simulator import Simulator, running_simulator
 
 pytestmark = pytest.mark.fuse
@@ -45,8 +45,7 @@ def challenge(daemon: Daemon) -> socket.socket:
     said = json.dumps({"nonce": NONCE.hex()}).encode()
     head = b"POST /v1/challenge HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     sock.sendall(head % len(said) + said)
-    while daemon.status()["challenges"]["waiting"] != 1:
-        threading.Event().wait(0.01)
+    until_waiting(daemon, 1)
     return sock
 
 

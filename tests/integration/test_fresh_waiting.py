@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, dial, open_folder, running_daemon
+from tests.support.daemon import STOP_SECONDS, Daemon, dial, open_folder, running_daemon
 from tests.support.fresh import (
     BATCH_TYPE,
     GOOD,
@@ -19,10 +19,11 @@ from tests.support.fresh import (
     make,
     nonce_of,
     stalling,
-    wait_for,
+    until_waiting,
     waiting,
 )
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 
@@ -48,12 +49,12 @@ def stalled(simulator: Simulator, daemon: Daemon) -> Iterator[Callable[[], None]
 def test_callers_and_keys_share_one_tree(daemon: Daemon, stalled: Callable[[], None]) -> None:
     with ThreadPoolExecutor(4) as threads:
         first = threads.submit(daemon.challenge, nonce=nonce_of(0).hex())
-        wait_for(lambda: waiting(daemon) == 1)
+        until_waiting(daemon, 1)
         rest = [
             threads.submit(daemon.post, f"/v1/keys/{name}/sign?fresh=true", name.encode()) for name in ("one", "two")
         ]
         rest.append(threads.submit(batch, daemon, {"nonce": nonce_of(1).hex()}, {"nonce": nonce_of(2).hex()}))
-        wait_for(lambda: waiting(daemon) == 5)
+        until_waiting(daemon, 5)
         stalled()
         assert first.result().status == 200
         bundles = [daemon.verify(rest[at].result().body, name).bundle for at, name in enumerate((b"one", b"two"))]
@@ -86,7 +87,7 @@ def short(daemon: Daemon) -> None:
 def test_a_key_destroyed_during_the_quote_signs_nothing(daemon: Daemon, stalled: Callable[[], None]) -> None:
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(daemon.post, "/v1/keys/short/sign?fresh=true", b"x")
-        wait_for(lambda: waiting(daemon) == 1)
+        until_waiting(daemon, 1)
         assert daemon.request("DELETE", "/v1/keys/short").status == 200
         stalled()
         assert (asked.result().status, asked.result().json["code"]) == (404, "usage.key")
@@ -95,13 +96,13 @@ def test_a_key_destroyed_during_the_quote_signs_nothing(daemon: Daemon, stalled:
 def test_who_leaves_gives_all_its_places_back(daemon: Daemon, stalled: Callable[[], None]) -> None:
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(daemon.challenge, nonce=nonce_of(0).hex())
-        wait_for(lambda: waiting(daemon) == 1)
+        until_waiting(daemon, 1)
         said = json.dumps({"challenges": [GOOD] * 50}).encode()
         head = f"POST /v1/challenge HTTP/1.1\r\nHost: a\r\nContent-Type: {BATCH_TYPE}\r\nContent-Length: {len(said)}\r\n\r\n"
         with dial(daemon.socket) as sock:
             sock.sendall(head.encode() + said)
-            wait_for(lambda: waiting(daemon) == 51)
-        wait_for(lambda: waiting(daemon) == 1)
+            until_waiting(daemon, 51)
+        until_waiting(daemon, 1)
         stalled()
         assert first.result().status == 200
 
@@ -113,26 +114,26 @@ def test_waiting_challenges_are_answered_before_the_daemon_stops(simulator: Simu
         try:
             with ThreadPoolExecutor(2) as threads:
                 asked = [threads.submit(daemon.challenge, nonce=nonce_of(number).hex()) for number in range(2)]
-                wait_for(lambda: waiting(daemon) == 2)
+                until_waiting(daemon, 2)
                 daemon.process.send_signal(signal.SIGTERM)
-                wait_for(lambda: not _takes_connections(daemon))
+                awaited(lambda: not _takes_connections(daemon))
                 simulator.clear()
                 for number, future in enumerate(asked):
                     daemon.verify(future.result().body, b"", nonce=nonce_of(number))
         finally:
             simulator.clear()
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(STOP_SECONDS) == 0
         assert daemon.simulator_entries() == []
 
 
 def _takes_connections(daemon: Daemon) -> bool:
-    with dial(daemon.socket) as sock:
-        sock.settimeout(1)
-        try:
+    try:
+        with dial(daemon.socket) as sock:
+            sock.settimeout(1)
             sock.sendall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
             return bool(sock.recv(1))
-        except OSError:
-            return False
+    except OSError:
+        return False
 
 
 def test_where_there_is_no_room_the_body_is_not_waited_for(simulator: Simulator) -> None:
@@ -143,7 +144,7 @@ def test_where_there_is_no_room_the_body_is_not_waited_for(simulator: Simulator)
         ThreadPoolExecutor(1) as threads,
     ):
         first = threads.submit(daemon.challenge, nonce=nonce_of(0).hex())
-        wait_for(lambda: waiting(daemon) == 1)
+        until_waiting(daemon, 1)
         with dial(daemon.socket) as sock:
             sock.settimeout(60)
             sock.sendall(b"POST /v1/sign?fresh=true HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\nx")

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +20,12 @@ from random import Random
 import pytest
 
 from tests.support import hostile
-from tests.support.daemon import GROUP, MEMBER, STRANGER, Daemon, as_user, open_folder, running_daemon
+from tests.support.daemon import GROUP, MEMBER, STOP_SECONDS, STRANGER, Daemon, as_user, open_folder, running_daemon
+from tests.support.fresh import until_waiting
 from tests.support.hostile import AMBIGUOUS, HEAD, SMUGGLED, STATUSES
 from tests.support.hostileclients import DRIP, Use, ask, attacked, link, settled, statuses, victim
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
@@ -208,11 +209,9 @@ def test_what_is_under_way_is_answered_when_it_is_stopped(doomed: Daemon, simula
         with ThreadPoolExecutor(4) as threads, link(doomed.socket) as half:
             waiting = [threads.submit(doomed.challenge, nonce=f"{number:02d}" * 16) for number in range(3)]
             half.sendall(b"POST /v1/sign " + HEAD + b"Content-Length: 8\r\nConnection: close\r\n\r\nhalf")
-            while doomed.status()["challenges"]["waiting"] != 3:
-                threading.Event().wait(0.01)
+            until_waiting(doomed, 3)
             doomed.process.send_signal(signal.SIGTERM)
-            while doomed.socket.exists() and not refused(doomed):
-                threading.Event().wait(0.01)
+            awaited(lambda: not doomed.socket.exists() or refused(doomed))
             simulator.clear()
             half.sendall(b"half")
             answer = b"".join(iter(lambda: half.recv(1 << 16), b""))
@@ -223,7 +222,7 @@ def test_what_is_under_way_is_answered_when_it_is_stopped(doomed: Daemon, simula
     assert [reply.status for reply in replies] == [200, 200, 200]
     for number, reply in enumerate(replies):
         doomed.verify(reply.body, b"", nonce=bytes.fromhex(f"{number:02d}" * 16))
-    assert doomed.process.wait(40) == 0
+    assert doomed.process.wait(STOP_SECONDS) == 0
     assert "Traceback" not in doomed.log, doomed.log
 
 
@@ -231,7 +230,7 @@ def refused(daemon: Daemon) -> bool:
     """Whether nobody answers new connections any more."""
     try:
         with link(daemon.socket) as sock:
-            sock.settimeout(0.2)
+            sock.settimeout(1)
             sock.sendall(b"GET /v1/openapi.json " + HEAD + b"\r\n")
             return not sock.recv(1)
     except OSError:

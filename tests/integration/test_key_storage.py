@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,10 +19,10 @@ from tests.support import derived, keys
 from tests.support.daemon import Daemon, open_folder, running_daemon
 from tests.support.released import TABLES, running_world, tas_table
 from tests.support.simulator import running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 PAYLOAD = b"what was to be signed\n"
-PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,7 @@ def world(request: pytest.FixtureRequest, pki_state: Path, monkeypatch: pytest.M
 
 
 def opened(daemon: Daemon) -> Daemon:
-    end = time.monotonic() + PATIENCE
-    while not (found := daemon.status()["persistent_keys"])["open"] or found["locked"]:
-        assert time.monotonic() < end, found
-        time.sleep(0.05)
+    awaited(lambda: daemon.status()["persistent_keys"], lambda found: found["open"] and not found["locked"])
     return daemon
 
 

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,10 @@ from agent.core.keydoc import decode
 from tests.support import keys
 from tests.support.daemon import CLI, ROOT, STOP_SECONDS, Daemon, Reply, await_ready, open_folder, start, write_config
 from tests.support.released import World, running_world
+from tests.support.waiting import awaited
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 PAYLOAD = b"what was to be signed\n"
-PATIENCE = 60.0
-"""Seconds for what the daemon does by itself."""
 
 
 @pytest.fixture(scope="module", params=["snp", "tdx"])
@@ -38,21 +36,14 @@ def world(request: pytest.FixtureRequest, pki_state: Path) -> Iterator[World]:
             ended(running.daemon)
 
 
-def awaited(true: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (found := true()):
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-    return found
-
-
 def state(daemon: Daemon) -> dict[str, Any]:
     found: dict[str, Any] = daemon.status()["persistent_keys"]
     return found
 
 
 def opened(daemon: Daemon) -> None:
-    awaited(lambda: state(daemon)["open"] and not state(daemon)["locked"], "the root, and evidence for every key")
+    """The root is there, and evidence for every key."""
+    awaited(lambda: state(daemon), lambda found: found["open"] and not found["locked"])
 
 
 def ended(daemon: Daemon) -> None:
@@ -245,7 +236,7 @@ def killed_while_busy(world: World, turn: int) -> None:
     callers = [threading.Thread(target=change, args=(daemon, f"t{turn}-{who}", answered[who])) for who in (0, 1)]
     for caller in callers:
         caller.start()
-    awaited(lambda: sum(map(len, answered)) > 5, "some keys")
+    awaited(lambda: sum(map(len, answered)), lambda keys: keys > 5)
     restart(world, signal.SIGKILL)
     for caller in callers:
         caller.join()

@@ -14,9 +14,10 @@ import pytest
 
 from agent.auditlog import last
 from tests.support.daemon import CLI, ROOT, Daemon, Reply, open_folder, running_daemon
-from tests.support.processes import Held, awaited, children
+from tests.support.processes import Held, children
 from tests.support.prometheus import parse
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 

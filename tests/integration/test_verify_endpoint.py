@@ -22,8 +22,9 @@ from agent.daemon.verifier import ALL, AT_ONCE, EACH
 from agent.verify import question
 from tests.support.access import rule, text
 from tests.support.daemon import CLI, GROUP, MEMBER, ROOT, STRANGER, Daemon, Reply, as_user, open_folder, running_daemon
-from tests.support.processes import awaited, children, name
+from tests.support.processes import children, name
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 

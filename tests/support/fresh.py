@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tests.support.daemon import Daemon, Reply, open_folder, running_daemon
 from tests.support.simulator import Simulator
+from tests.support.waiting import awaited
 
 BATCH_TYPE = "application/vnd.tee-agent.batch+json"
 NONCE = bytes(range(32))
@@ -52,10 +52,9 @@ def waiting(daemon: Daemon) -> int:
     return found
 
 
-def wait_for(true: Callable[[], bool]) -> None:
-    """Asked over and over, ended by the test's own timeout."""
-    while not true():
-        threading.Event().wait(0.01)
+def until_waiting(daemon: Daemon, count: int) -> None:
+    """Until so many challenges wait for a quote."""
+    awaited(lambda: waiting(daemon), lambda found: found == count)
 
 
 def nonce_of(number: int) -> bytes:

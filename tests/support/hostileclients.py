@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from random import Random
 
 from tests.support.daemon import Daemon
 from tests.support.hostile import SHAPES
+from tests.support.waiting import awaited
 
 _ANSWER = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ([^\r\n]*)\r\n((?:[!-9;-~]+: [^\r\n]*\r\n)*)\r\n")
 
@@ -84,10 +83,7 @@ class Use:
 
 def settled(daemon: Daemon) -> Use:
     """Of the signer, once it has no connection but the one that asks."""
-    end = time.monotonic() + 60
-    while daemon.status()["connections"] > 1:
-        assert time.monotonic() < end, "connections stay open"
-        os.sched_yield()
+    awaited(lambda: daemon.status()["connections"], lambda count: count <= 1)
     return Use.of(daemon.role("signer"))
 
 

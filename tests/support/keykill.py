@@ -24,7 +24,8 @@ from agent.daemon.keeper import Keeper
 from agent.daemon.keyfolder import KeyFolder, Sealer
 from tests.support import keyfolders
 from tests.support.keyfolders import Steps
-from tests.support.named import World, until
+from tests.support.named import World
+from tests.support.waiting import until
 
 MINUTE = timedelta(minutes=1)
 State = dict[str, list[str]]

@@ -15,6 +15,7 @@ from agent.daemon.keeper import Keeper
 from agent.daemon.keys import Attester, Terms
 from agent.daemon.named import Limits, NamedKey, NamedKeys
 from tests.support.quotes import FakeQuotes, complete
+from tests.support.waiting import until
 
 BOOT = "6a1c1f0e-5b1d-4f57-9f5a-0e6d2f0c9b11"
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 700_000, UTC)
@@ -51,11 +52,3 @@ def run(body: Callable[[World], Coroutine[Any, Any, None]], limits: Limits = ANY
         await body(World(limits))
 
     asyncio.run(main())
-
-
-async def until(true: Callable[[], bool]) -> None:
-    for _ in range(20_000):
-        if true():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it never came true")

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
-SECONDS = 60
-"""Before a test that waits fails."""
-
-T = TypeVar("T")
+from tests.support.waiting import PATIENCE
 
 
 def children(pid: int) -> list[int]:
@@ -28,14 +23,6 @@ def name(pid: int) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
-def awaited(look: Callable[[], T]) -> T:
-    """What ``look`` finds, once that is something."""
-    end = time.monotonic() + SECONDS
-    while not (found := look()):
-        assert time.monotonic() < end
-    return found
-
-
 class Held:
     """A process that is watched: its number is its own until this is closed."""
 
@@ -47,7 +34,7 @@ class Held:
 
     def gone(self) -> bool:
         """The same, with patience."""
-        return self.ended(SECONDS)
+        return self.ended(PATIENCE)
 
     def __enter__(self) -> Self:
         return self

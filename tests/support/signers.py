@@ -19,7 +19,8 @@ from agent.daemon.keyfolder import KeyFolder, Sealer
 from agent.daemon.named import Limits, NamedKey
 from agent.daemon.peers import Caller
 from tests.support.keyfolders import sealer
-from tests.support.named import ANY, World, until
+from tests.support.named import ANY, World
+from tests.support.waiting import until
 
 
 class Journal:

@@ -18,6 +18,7 @@ from agent.daemon.journal import Reports
 from agent.daemon.sshapi import SshApi
 from agent.daemon.sshfront import Connection, SshFront
 from tests.support import named, ssh
+from tests.support.waiting import until
 
 ME = Members(frozenset({os.getuid()}))
 FAILURE, NONE = ssh.framed(b"\5"), ssh.framed(b"\x0c" + bytes(4))
@@ -53,7 +54,7 @@ async def standing(world: named.World, folder: Path) -> AsyncIterator[Standing]:
         yield found
     finally:
         await found.drain()
-        await named.until(lambda: door.count() == 0)
+        await until(lambda: door.count() == 0)
         listener.sock.close()
         os.close(listener.lock)
 

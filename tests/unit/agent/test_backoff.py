@@ -52,7 +52,7 @@ def test_within_gives_up_but_the_call_goes_on() -> None:
         ended.set()
 
     with pytest.raises(DeadlineExceeded, match="stalled"):
-        within(Deadline(0.05, "t"), "stalled", call)
+        within(Deadline(0.05, "t", FakeClock()), "stalled", call)
     release.set()
     assert ended.wait(30)
 

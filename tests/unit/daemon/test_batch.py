@@ -13,7 +13,7 @@ from agent.daemon import batch
 from agent.daemon.asked import Asked, whole
 from agent.daemon.holders import OwnHolder
 from tests.support.batches import Batches, challenge, check, place
-from tests.support.named import until
+from tests.support.waiting import until
 
 
 def test_arrivals_during_a_quote_share_the_next() -> None:

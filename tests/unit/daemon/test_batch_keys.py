@@ -16,7 +16,7 @@ from agent.core.errors import ServerError, UsageError
 from agent.daemon import batch
 from agent.daemon.keys import AttestedKey, KeyRing
 from tests.support.batches import Batches, check
-from tests.support.named import until
+from tests.support.waiting import until
 
 
 def test_keys_of_several_callers_share_a_tree_each_with_its_own_statement() -> None:

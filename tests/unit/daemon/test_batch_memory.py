@@ -20,7 +20,7 @@ from agent.daemon.freshapi import MAX_BYTES, MAX_CHALLENGES
 from agent.daemon.holders import OwnHolder
 from agent.daemon.waiting import Lines, Waiting
 from tests.support.batches import Batches, challenge, check
-from tests.support.named import until
+from tests.support.waiting import until
 
 
 class Form:

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.core import headpost, keydoc
 from agent.core.bundle_parts import Attachments
-from agent.core.errors import Denied, FormatError, ProtocolError, ServerError, TeeAgentError, TransportError
+from agent.core.errors import (
+    DeadlineExceeded,
+    Denied,
+    FormatError,
+    ProtocolError,
+    ServerError,
+    TeeAgentError,
+    TlsError,
+    TransportError,
+)
 from agent.core.model import Endorsements, Tee
 from agent.core.statement import AuditHead
 from agent.daemon import heads
 from agent.daemon.heads import FORGET_SECONDS, NAMED_SECONDS, Poster, Sender
 from agent.daemon.keys import Attested
+from agent.daemon.names import FETCHER, socket_path
 from agent.daemon.peers import Caller
 from agent.transport.stdlib import Answer
 from tests.support.bundles import statement
+from tests.support.waiting import until
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SPKI = bytes.fromhex("302a300506032b6570032100") + bytes(range(32))
-_sleep = asyncio.sleep
 SIGNER = Caller(1, 0, 0, (), "", "")
 
 
@@ -73,14 +87,6 @@ class World:
             work.cancel()
 
         asyncio.run(main())
-
-
-async def until(true: Callable[[], bool]) -> None:
-    for _ in range(20_000):
-        if true():
-            return
-        await _sleep(0.0005)
-    raise AssertionError("it never came true")
 
 
 def test_each_new_key_of_its_own_is_sent_and_told() -> None:
@@ -185,11 +191,56 @@ def test_a_newer_one_that_came_while_an_older_one_failed_takes_its_place(monkeyp
     assert world.sent == [3, 9]
 
 
+def test_what_says_nothing_of_the_head_is_no_refusal_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that was slow once must not cost a head: the next one may be a day away."""
+    monkeypatch.setattr(heads, "RETRY_SECONDS", 0.001)
+    world = World(
+        DeadlineExceeded("30 s"), ProtocolError("cut"), TlsError("another key"), heads.KEPT, TlsError("again")
+    )
+
+    async def body() -> None:
+        world.sender.own(key(3))
+        await until(lambda: world.told == [("head.kept", "info", 3)])
+        world.sender.own(key(9))
+        await until(lambda: len(world.told) == 2)
+
+    world.run(body)
+    assert world.sent == [3, 3, 3, 3, 9, 9]
+    assert world.logged == ["transport.deadline", "transport.tls"]  # each time the first of them
+
+
+def test_a_fetcher_that_had_no_place_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "RETRY_SECONDS", 0.001)
+    world, got = World(), []
+    world.sender = Sender(heads.through_fetcher(tmp_path))
+
+    def fetch(listener: socket.socket) -> None:
+        listener.accept()[0].close()
+        with listener.accept()[0] as link, link.makefile("rwb") as stream:
+            (length,) = struct.unpack(">I", stream.read(4))
+            got.append(json.loads(stream.read(length))["method"])
+            said = b'{"result":{"heads":"kept"}}'
+            stream.write(struct.pack(">I", len(said)) + said)
+
+    async def body() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.settimeout(60)
+            listener.bind(str(socket_path(tmp_path, FETCHER)))
+            listener.listen(8)
+            fetcher = asyncio.create_task(asyncio.to_thread(fetch, listener))
+            world.sender.own(key(3))
+            await until(lambda: world.told == [("head.kept", "info", 3)])
+            await fetcher
+
+    world.run(body)
+    assert got == [heads.METHOD]
+
+
 def test_a_refusal_is_logged_and_a_contradiction_is_an_alert() -> None:
     world = World(
         Denied("no policy", code="denied"),
         Denied("another head", code=headpost.CONTRADICTED),
-        ProtocolError("not http"),
+        FormatError("too long"),
         heads.NOT_KEPT,
         "",
     )
@@ -201,7 +252,7 @@ def test_a_refusal_is_logged_and_a_contradiction_is_an_alert() -> None:
         await until(lambda: len(world.told) == 2)
 
     world.run(body)
-    assert world.logged == ["denied", headpost.CONTRADICTED, "protocol"]
+    assert world.logged == ["denied", headpost.CONTRADICTED, "format"]
     assert world.told == [("head.contradicted", "alert", 2), ("head.kept", "info", 6)]
 
 
@@ -241,9 +292,9 @@ def test_a_service_that_keeps_no_heads_is_not_asked_again_for_hours() -> None:
 
 
 def test_a_failure_is_the_state_s_reason_and_the_caller_s_error() -> None:
-    service = Service(Denied("no\npolicy " + "x" * 2000), TransportError("gone"), True)
+    service = Service(Denied("no\npolicy " + "x" * 2000), DeadlineExceeded("30 s"), TransportError("gone"), True)
     poster = Poster(service.post)
-    for outcome in ("refused", "failed"):
+    for outcome in ("refused", "failed", "failed"):
         with pytest.raises(TeeAgentError):
             service.ask(poster, 1)
         assert poster.state.heads == outcome

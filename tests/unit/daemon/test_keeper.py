@@ -21,8 +21,9 @@ from agent.daemon.keeper import Keeper
 from agent.daemon.keyfolder import KeyFolder
 from agent.daemon.keyhistory import History
 from tests.support.keyfolders import after_a_crash, fresh, spkis
-from tests.support.named import HOUR, World, until
+from tests.support.named import HOUR, World
 from tests.support.signers import Signer, code_of, played
+from tests.support.waiting import until
 
 
 def files_of(path: Path) -> dict[str, bytes]:

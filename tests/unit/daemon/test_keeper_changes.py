@@ -18,8 +18,9 @@ from agent.daemon import keeper as keepers
 from agent.daemon import named
 from agent.daemon.named import Limits, NamedKey
 from tests.support.keyfolders import fresh, sealer, spkis
-from tests.support.named import HOUR, until
+from tests.support.named import HOUR
 from tests.support.signers import Signer, code_of, played
+from tests.support.waiting import until
 
 
 def files_of(path: Path) -> dict[str, bytes]:

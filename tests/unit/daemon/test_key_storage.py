@@ -20,7 +20,8 @@ from agent.daemon.keys import RETRY_MAX, KeyRing
 from agent.daemon.named import NamedKey, NamedKeys
 from agent.daemon.report import describe_key, describe_named
 from agent.sealing import Sealer
-from tests.support.named import HOUR, World, until
+from tests.support.named import HOUR, World
+from tests.support.waiting import until
 
 SECRET = bytes(range(32))
 ROOTS: dict[str, Callable[[], Sealer]] = {

@@ -17,7 +17,8 @@ from agent.core.errors import (
 from agent.daemon import budget, named
 from agent.daemon.budget import Share
 from agent.daemon.named import NamedKey, NamedKeys
-from tests.support.named import ANY, BEGIN, HOUR, World, run, until
+from tests.support.named import ANY, BEGIN, HOUR, World, run
+from tests.support.waiting import until
 
 
 def test_evidence_is_renewed_for_the_same_key() -> None:

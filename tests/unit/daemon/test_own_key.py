@@ -14,8 +14,8 @@ from agent.core.errors import FirmwareError, TeeAgentError
 from agent.core.statement import AuditHead, Statement
 from agent.daemon import keys
 from agent.daemon.keys import AttestedKey, Attester, KeyRing, Terms
-from tests.support.named import until
 from tests.support.quotes import FakeQuotes, complete
+from tests.support.waiting import until
 
 BOOT = "6a1c1f0e-5b1d-4f57-9f5a-0e6d2f0c9b11"
 NONCE = "ab" * 32

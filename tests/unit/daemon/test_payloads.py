@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from agent.daemon.front import Front
 from agent.daemon.guard import Guard
 from agent.daemon.payloads import DIGEST_TYPE, Memory
 from agent.daemon.web import Response
+from tests.support.waiting import awaited
 
 HEAD = b"POST /whole HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\nContent-Type: %s\r\n\r\n"
 
@@ -61,21 +61,12 @@ def end(sock: socket.socket, rest: bytes = b"") -> bytes:
         return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
-def until(true: Callable[[], bool]) -> None:
-    waiting = threading.Event()
-    for _ in range(20_000):
-        if true():
-            return
-        waiting.wait(0.001)
-    raise AssertionError("it never came true")
-
-
 def test_nobody_takes_more_than_a_share(tmp_path: Path) -> None:
     memory = Memory(total=10, each=6)
 
     def client(path: Path) -> None:
         slow = begin(path, 6, b"12345")
-        until(lambda: memory.held == 5)
+        awaited(lambda: memory.held, lambda held: held == 5)
         refused = end(begin(path, 2, b"12"))
         assert refused.startswith(b"HTTP/1.1 429 ")
         assert b"Retry-After: 1\r\n" in refused
@@ -91,7 +82,7 @@ def test_all_together_have_a_bound(tmp_path: Path) -> None:
 
     def client(path: Path) -> None:
         slow = begin(path, 6, b"12345")
-        until(lambda: memory.held == 5)
+        awaited(lambda: memory.held, lambda held: held == 5)
         memory._held[-1] += memory._held.pop(os.getuid())  # as if another user held them
         assert end(begin(path, 6, b"123456")).startswith(b"HTTP/1.1 429 ")
         memory._held[os.getuid()] += memory._held.pop(-1)
@@ -105,9 +96,9 @@ def test_who_leaves_leaves_no_bytes(tmp_path: Path) -> None:
 
     def client(path: Path) -> None:
         leaving = begin(path, 6, b"12345")
-        until(lambda: memory.held == 5)
+        awaited(lambda: memory.held, lambda held: held == 5)
         leaving.close()
-        until(lambda: memory.held == 0)
+        awaited(lambda: memory.held, lambda held: held == 0)
         assert end(begin(path, 6, b"123456")).endswith(b"held 6")
 
     serving(tmp_path, memory, client)

@@ -17,7 +17,7 @@ from agent.daemon import fetcher, releases
 from agent.daemon.peers import Caller
 from agent.daemon.releases import Releases
 from agent.daemon.remote import wrapped_from, wrapped_to
-from tests.support.named import until
+from tests.support.waiting import until
 
 SIGNER = Caller(1, 10, 10, (), "")
 WRAPPED = Wrapped("AES-GCM", b"k" * 384, b"blob", b"i" * 12, b"t" * 16, added_root=True)

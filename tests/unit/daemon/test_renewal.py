@@ -11,8 +11,8 @@ from agent.core.model import Evidence, Tee
 from agent.daemon import renewal
 from agent.daemon.renewal import Renewal, Watched
 from tests.support.batches import Batches
-from tests.support.named import until
 from tests.support.quotes import FakeQuotes
+from tests.support.waiting import until
 
 OLD, NEW, NEWER = b"old", b"new", b"newer"
 

@@ -12,7 +12,7 @@ import pytest
 from agent.core.errors import ServerError
 from agent.daemon import batch
 from tests.support.batches import Batches, check, place
-from tests.support.named import until
+from tests.support.waiting import until
 
 
 class Steps:

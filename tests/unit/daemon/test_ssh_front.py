@@ -18,6 +18,7 @@ from agent.daemon.sshapi import Session
 from agent.daemon.sshfront import Connection, SshFront
 from tests.support import named, ssh
 from tests.support.sshfronts import FAILURE, NONE, QUERY, serving, standing, talk, told
+from tests.support.waiting import until
 
 
 def test_requests_in_pieces_and_many_at_once(tmp_path: Path) -> None:
@@ -113,9 +114,9 @@ def test_between_requests_there_is_more_time_than_within_one(tmp_path: Path, mon
 
         async with standing(world, tmp_path) as found:
             with told(found.path, ssh.listing()) as client:
-                await named.until(lambda: left() > 1e5)
+                await until(lambda: left() > 1e5)
                 client.sendall(b"\0")
-                await named.until(lambda: 0 < left() < 1e4)
+                await until(lambda: 0 < left() < 1e4)
 
     named.run(main)
 
@@ -160,7 +161,7 @@ def test_who_does_not_read_is_cut_off_at_the_end_too(tmp_path: Path, monkeypatch
                 opened.clear()
                 with told(found.path, ssh.listing() * count) as client:
                     client.shutdown(socket.SHUT_WR)
-                    await named.until(lambda: bool(opened) and found.door.count() == 0)
+                    await until(lambda: bool(opened) and found.door.count() == 0)
 
     named.run(main)
 

@@ -16,6 +16,7 @@ from agent.daemon.sshapi import Session
 from agent.daemon.sshfront import Connection
 from tests.support import named, ssh
 from tests.support.sshfronts import QUERY, standing, talk, told
+from tests.support.waiting import until
 
 
 def slowed(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
@@ -95,7 +96,7 @@ def test_one_request_does_not_wait_for_many(tmp_path: Path, monkeypatch: pytest.
                 for _ in range(crowd):
                     stack.enter_context(told(found.path, ssh.listing() * 100))
                 stack.enter_context(told(found.path, MINE))
-                await named.until(lambda: len(answered) == 100 * crowd + 1)
+                await until(lambda: len(answered) == 100 * crowd + 1)
         assert answered.index(MINE[4:]) < crowd + 20
 
     named.run(main)
@@ -119,12 +120,12 @@ def test_who_leaves_while_it_waits_for_its_turn(tmp_path: Path, monkeypatch: pyt
             with ExitStack() as stack:
                 for _ in range(8):
                     stack.enter_context(told(found.path, ssh.listing()))
-                await named.until(lambda: bool(answered) and not any(one.task for one in found.open()))
+                await until(lambda: bool(answered) and not any(one.task for one in found.open()))
                 assert len(answered) < 8
                 answered.clear()
                 stack.enter_context(told(found.path, MINE))
-                await named.until(lambda: answered == [MINE[4:]])
-            await named.until(lambda: not found.open())
+                await until(lambda: answered == [MINE[4:]])
+            await until(lambda: not found.open())
             assert not [last for last, _ in found.front._rota._last.values() if last]
 
     named.run(main)
@@ -146,7 +147,7 @@ def test_drain_lets_requests_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         async with standing(world, tmp_path) as found:
             talks = (), (ssh.listing() * 2,), (MINE * 2,)
             idle, first, last = (asyncio.create_task(asyncio.to_thread(talk, found.path, *said)) for said in talks)
-            await named.until(lambda: len(begun) == 2 and found.front.summary()["connections"] == 3)
+            await until(lambda: len(begun) == 2 and found.front.summary()["connections"] == 3)
             drained = asyncio.create_task(found.drain())
             assert await idle == b""
             go_on[b"\x0b"].set()
@@ -181,16 +182,16 @@ def test_a_request_under_way_has_no_time_limit(tmp_path: Path, monkeypatch: pyte
         async with standing(world, tmp_path) as found:
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(str(found.path))
-                await named.until(lambda: bool(found.open()))
+                await until(lambda: bool(found.open()))
                 (connection,) = found.open()
                 for half in (QUERY[:3], QUERY[3:] + QUERY[:3], QUERY[3:]):
                     sock.sendall(half)
                     if len(half) > 3:
-                        await named.until(lambda: connection.task is not None)
+                        await until(lambda: connection.task is not None)
                         assert (connection._timer, connection._guest._first) == (None, None)
                         go_on.set()
-                        await named.until(lambda: connection.task is None)
+                        await until(lambda: connection.task is None)
                         go_on.clear()
-                    await named.until(lambda: connection._timer is not None)
+                    await until(lambda: connection._timer is not None)
 
     named.run(main)

@@ -14,8 +14,8 @@ from agent.daemon.dispatch import as_bytes
 from agent.daemon.front import Front
 from agent.daemon.rota import Asking, Rota
 from tests.support.doors import dial, rest, serving
-from tests.support.named import until
 from tests.support.turns import Memory, Signer, asked, post, undated
+from tests.support.waiting import until
 
 
 def test_draining_ends_after_the_answer(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent.daemon.verifier import AT_ONCE
-from tests.support.processes import Held, awaited, children
+from tests.support.processes import Held, children
+from tests.support.waiting import awaited
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
