@@ -122,8 +122,9 @@ def _agent(agent: Facts, at: datetime) -> Iterator[Finding]:
         yield Finding("agent", "PROBLEM", f"running, but can't sign: {trouble['message']}", trouble.get("hint", ""))
     else:
         ssh = f", ssh clients at {status['ssh']['socket']}" if status["ssh"]["socket"] else ""
-        text = f"running, version {status['version']}, {status['connections']} connections{ssh}"
-        yield Finding("agent", "ok", text)
+        count = status["connections"]
+        many = f"{count} connection{'' if count == 1 else 's'}"
+        yield Finding("agent", "ok", f"running, version {status['version']}, {many}{ssh}")
     if status["key"]:
         yield _key(status["key"], at)
     for note in status["notes"]:
