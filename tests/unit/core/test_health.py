@@ -88,7 +88,7 @@ def test_a_good_machine_is_healthy_and_says_all() -> None:
 def test_the_socket_for_ssh_is_named_where_it_is_served() -> None:
     assert "ssh clients" not in screen(judge(GOOD, AT))
     served = broken("agent.status.ssh.socket", "/run/tee-agent/ssh.sock")
-    assert "1 connections, ssh clients at /run/tee-agent/ssh.sock" in screen(judge(served, AT))
+    assert "1 connection, ssh clients at /run/tee-agent/ssh.sock" in screen(judge(served, AT))
 
 
 PROBLEM = {"code": "platform.no-tee", "message": "no TEE here", "hint": "modprobe"}
