@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.core import headpost, keydoc
 from agent.core.canonical import Reader, rfc3339
-from agent.core.errors import FormatError, TeeAgentError
+from agent.core.errors import Denied, FormatError, TeeAgentError
 from agent.core.ports import Deadline as AnyDeadline
 from agent.daemon import rpc
 from agent.daemon.keys import Attested, Log
@@ -37,6 +37,9 @@ RETRY_SECONDS, RETRY_MAX = 30.0, 3600.0
 FORGET_SECONDS = 6 * 3600.0
 """After which a service that keeps no heads is asked again: it may have been replaced."""
 KEPT, NOT_KEPT, REFUSED, FAILED = "kept", "not-kept", "refused", "failed"
+FINAL = (Denied, FormatError)
+"""What is said of this head, and would be said again. All else says something of the way to the service, which may be
+mended: a deadline too, since there is a new one for each try."""
 
 Post = Callable[[bytes, AnyDeadline], bool]
 """Sends a key document: whether the service keeps heads. Raises TransportError and its kin, Denied, ServerError."""
@@ -78,7 +81,7 @@ class Poster:
             kept = await in_thread(lambda: post(document, Deadline(POST_SECONDS, "audit head")))
         except TeeAgentError as error:
             reason = " ".join(error.message.split())[:1000]
-            self.state = HeadState(FAILED if error.retry else REFUSED, _now(), reason)
+            self.state = HeadState(REFUSED if isinstance(error, FINAL) else FAILED, _now(), reason)
             raise
         self.state = HeadState(KEPT if kept else NOT_KEPT, _now())
         self._again = self._clock() + FORGET_SECONDS
@@ -139,7 +142,9 @@ class Sender:
             try:
                 outcome = await in_thread(partial(self._posted, key))
             except TeeAgentError as error:
-                if error.retry:
+                if not isinstance(error, FINAL):
+                    if not failures and not error.retry:
+                        told("an audit head did not reach the service", error)
                     failures += 1
                     self._waiting.setdefault(kind, key)  # a newer one says more
                     await asyncio.sleep(min(RETRY_MAX, RETRY_SECONDS * 2 ** min(failures - 1, 10)))
