@@ -33,6 +33,7 @@ from agent.daemon.remote import RemoteQuoter
 from agent.daemon.role import Life, begin, live, rehardened
 from agent.daemon.rpc import Handler, Service
 from agent.daemon.state import State
+from agent.daemon.tasks import until_stopped
 from agent.daemon.threads import in_thread
 from agent.deadline import Deadline
 from agent.probe import preload
@@ -153,10 +154,13 @@ def run(config: Config, open_client: Callable[[], Client | None], *, supervised:
         methods: dict[str, Handler] = {"state": answer, "release": desk.release, heads.METHOD: poster.send}
         service = Service(methods, permits(signer.uid, user.uid), heads.MAX_REQUEST)
         await service.start(listener.sock)
-        watching = asyncio.create_task(watch.run(lambda state: _tell(life, state)))
+        tasks = [asyncio.create_task(watch.run(lambda state: _tell(life, state)))] if client else []
         life.notifier.ready("watches the attestation service" if config.tas else "no attestation service configured")
-        await life.stop.wait()
-        watching.cancel()
+        try:
+            await until_stopped(life.stop, tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
         desk.close()
         await service.stop()
 

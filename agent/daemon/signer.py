@@ -7,12 +7,10 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import Sequence
 from functools import partial
 
 from agent import rulefiles
 from agent.core.config import Config
-from agent.core.errors import TeeAgentError
 from agent.daemon import auditdisk, files, keydisk, openapi, peers, privileges, sockets, verifier
 from agent.daemon.assembly import Early, Signer
 from agent.daemon.completing import completer
@@ -21,6 +19,7 @@ from agent.daemon.keys import Complete
 from agent.daemon.names import SIGNER, SOCKETS, SSH
 from agent.daemon.openapi import Description
 from agent.daemon.role import Life, begin, live, rehardened
+from agent.daemon.tasks import until_stopped
 from agent.daemon.verifyapi import VerifyApi, judged
 from agent.probe import preload
 
@@ -68,16 +67,6 @@ def run(config: Config, complete: Complete, *, supervised: bool) -> int:
             signer.close()
 
     return live(life, main)
-
-
-async def until_stopped(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Until told to stop. A task that ends of itself is a defect that ends the process: its error, or TeeAgentError."""
-    told = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    for task in done - {told}:
-        task.result()
-        raise TeeAgentError("a part of the signer came to its end: its log has more")
 
 
 def _more_descriptors() -> None:

@@ -1,12 +1,12 @@
-"""Work that goes on when who asked for it has left."""
+"""Work that goes on when who asked for it has left, and work that may not end before the process does."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from agent.core.errors import DeadlineExceeded
+from agent.core.errors import DeadlineExceeded, TeeAgentError
 
 T = TypeVar("T")
 
@@ -26,9 +26,10 @@ class Tasks:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        # Who asked may have left: then nobody else looks at the error.
-        if not task.cancelled():
-            task.exception()
+        # Who asked may have left: then nobody else looks at the error. A defect is told even so.
+        if not task.cancelled() and not isinstance(error := task.exception(), TeeAgentError | None):
+            told = {"message": "a defect of the agent", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(told)
 
 
 async def within(seconds: float, task: asyncio.Task[T]) -> T:
@@ -38,3 +39,13 @@ async def within(seconds: float, task: asyncio.Task[T]) -> T:
             return await asyncio.shield(task)
     except TimeoutError as error:
         raise DeadlineExceeded("the key's evidence did not come in time", hint="ask again") from error
+
+
+async def until_stopped(stop: asyncio.Event, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Until told to stop. A task that ends of itself is a defect that ends the process: its error, or TeeAgentError."""
+    told = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    for task in done - {told}:
+        task.result()
+        raise TeeAgentError("a part of this process came to its end: its log has more")

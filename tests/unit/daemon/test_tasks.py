@@ -1,4 +1,4 @@
-"""What ends the signer's process: an order, or a part of it that came to an end."""
+"""What ends a process: an order, or a part of it that came to an end; and defects of work that nobody waits for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from agent.core.errors import ConfigError, TeeAgentError
-from agent.daemon.signer import until_stopped
+from agent.daemon.tasks import Tasks, until_stopped
 
 
 def ended(part: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -58,3 +58,21 @@ def test_a_part_that_just_ends_is_no_good_end() -> None:
     with pytest.raises(TeeAgentError, match="came to its end") as caught:
         ended(part)
     assert caught.value.exit_status
+
+
+def test_a_defect_is_told_though_nobody_waits_and_a_failure_is_not() -> None:
+    told: list[object] = []
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+        tasks = Tasks()
+        await asyncio.wait([tasks.start(fail(error)) for error in (ZeroDivisionError("x"), ConfigError("y"))])
+        leaving = tasks.start(asyncio.sleep(60))
+        leaving.cancel()
+        await asyncio.wait([leaving])
+
+    asyncio.run(main())
+    assert [type(error) for error in told] == [ZeroDivisionError]
