@@ -16,6 +16,8 @@ from agent.daemon.keystore import NamedKey
 from agent.daemon.peers import Caller
 from agent.daemon.threads import in_thread
 
+AT_ONCE = 8
+"""Threads that tell it: what comes while the disk is busy is written together. The rest waits, in order."""
 NEW = frozenset({"key.created", "key.rotated", "key.restored"})
 """Kinds of records about a named key that has evidence of its own."""
 
@@ -52,13 +54,14 @@ class Reports:
     heads: Sender | None = None
     tally: Tally | None = None
     _telling: set[asyncio.Task[None]] = field(default_factory=set)
+    _places: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, AT_ONCE))
 
     async def key(self, kind: str, caller: Caller | None, key: NamedKey, severity: str = "notice") -> None:
         """Something that happened to a named key, told by a thread of its own: a disk may be slow. Raises nothing."""
         if self.journal:
             who = identity(caller) if caller else None
             told = partial(self.journal.event, kind, severity=severity, caller=who, **_fields(key))
-            await in_thread(told)
+            await in_thread(told, self._places)
         if self.heads and kind in NEW:
             self.heads.named(key)
 
@@ -66,7 +69,8 @@ class Reports:
         """The same of what is no key that could be used."""
         if self.journal:
             who = identity(caller) if caller else None
-            await in_thread(partial(self.journal.event, kind, severity=severity, caller=who, **fields))
+            told = partial(self.journal.event, kind, severity=severity, caller=who, **fields)
+            await in_thread(told, self._places)
 
     def ended(self, key: NamedKey) -> None:
         """The same of one that came to its end, while the event loop goes on."""
@@ -76,7 +80,7 @@ class Reports:
         """The same of the agent's own key, which is new."""
         if self.journal:
             told = partial(self.journal.event, "key.attested", severity="info", **_attested(key))
-            self._meanwhile(in_thread(told))
+            self._meanwhile(in_thread(told, self._places))
         if self.heads:
             self.heads.own(key)
 
@@ -85,7 +89,7 @@ class Reports:
         if self.journal:
             about = {"before": before.hex(), "after": after.hex()}
             told = partial(self.journal.event, "tcb.changed", severity="warning", caller=None, **about)
-            self._meanwhile(in_thread(told))
+            self._meanwhile(in_thread(told, self._places))
 
     def policy(self, rules: int, error: TeeAgentError | None) -> None:
         """The access policy was read again: so many rules are in force, the old ones where there is an error."""

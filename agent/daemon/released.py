@@ -21,7 +21,7 @@ from agent.core.model import Secret
 from agent.core.ports import Deadline as AnyDeadline
 from agent.core.sealconfig import RESERVED, releases
 from agent.daemon import problem
-from agent.daemon.allowance import Allowance
+from agent.daemon.allowance import TOTAL, Allowance
 from agent.daemon.names import FETCHER, QUOTER, socket_path
 from agent.daemon.remote import RemoteQuoter, RemoteReleases
 from agent.daemon.threads import in_thread
@@ -30,6 +30,8 @@ from agent.retry import CHANCE
 from agent.sealing import Sealer
 from agent.unseal import WrappingKey
 
+KEYS_AT_ONCE = 2
+"""Wrapping keys that are made at a time: each keeps a processor busy."""
 SPARE_SECONDS = 5.0
 """For the fetcher to say itself that the time is over, and why."""
 PAUSES = Backoff(base=2.0, cap=60.0)
@@ -71,6 +73,7 @@ class WrappingKeys:
 
     def __init__(self) -> None:
         self._next: asyncio.Task[WrappingKey] | None = None
+        self._places = asyncio.Semaphore(KEYS_AT_ONCE)
 
     async def take(self) -> WrappingKey:
         """A key that nobody else gets."""
@@ -81,7 +84,7 @@ class WrappingKeys:
         return key
 
     def _made(self) -> asyncio.Task[WrappingKey]:
-        return asyncio.create_task(in_thread(WrappingKey))
+        return asyncio.create_task(in_thread(WrappingKey, self._places))
 
 
 class Source:
@@ -91,11 +94,13 @@ class Source:
         self._releasing, self._quoting = releasing, quoting
         self._seconds, self._quote_seconds = seconds, quote_seconds
         self._keys = WrappingKeys()
+        self._places = asyncio.Semaphore(TOTAL.places)
 
     async def released(self, what: str) -> Released:
         """Raises SecretError (SecretRefused where the service said no), TransportError, DeadlineExceeded..."""
         key = await self._keys.take()
-        return await _asked(lambda: self._release(what, key))
+        # Who asks and leaves has no place (agent.daemon.allowance) any more, but a thread. The root waits for nobody.
+        return await _asked(lambda: self._release(what, key), None if what == RESERVED else self._places)
 
     def _release(self, what: str, key: WrappingKey) -> Released:
         deadline = Deadline(self._seconds + SPARE_SECONDS, "secret from the attestation service")
@@ -109,10 +114,10 @@ class Source:
         return await _asked(lambda: Released(self._quoting.derived_key(deadline=deadline), added_root=False))
 
 
-async def _asked(work: Callable[[], Released]) -> Released:
+async def _asked(work: Callable[[], Released], places: asyncio.Semaphore | None = None) -> Released:
     """In a thread. Denied is this machine then, not the caller, who must not read it as the policy's word."""
     try:
-        return await in_thread(work)
+        return await in_thread(work, places)
     except Denied as error:
         message = f"not released to this machine: {error.message}"
         raise SecretRefused(message, hint=error.hint) from error

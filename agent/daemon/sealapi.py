@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from agent.core.access import Decision, Wish
@@ -22,6 +24,8 @@ OCTETS = "application/octet-stream"
 CONTEXT = frozenset({"context"})
 AT_ONCE = 16 * 1024
 """Bytes that are worked on where they are; more goes to a thread, so that others need not wait."""
+THREADS = 4
+"""At a time. What waits for one is bounded as its memory is: milliseconds of work."""
 
 T = TypeVar("T")
 
@@ -33,6 +37,7 @@ class SealApi:
     roots: Roots
     reports: Reports
     memory: Memory = field(default_factory=Memory)
+    _places: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, THREADS))
 
     async def seal(self, call: Call) -> tuple[Wish, Act]:
         """The body, sealed."""
@@ -43,7 +48,7 @@ class SealApi:
             sealer = await self.roots.sealer()
             labels = (decision.namespace, context)
             async with self.memory.whole(call.request, call.peer.caller.uid, MAX_PLAINTEXT) as data:
-                blob = await _worked(len(data), lambda: sealer.seal(DATA, labels, data))
+                blob = await self._worked(len(data), lambda: sealer.seal(DATA, labels, data))
             self.reports.used("data.sealed", call.peer.caller, sealer.root_id)
             return as_bytes(blob, SEALED_TYPE)
 
@@ -58,7 +63,7 @@ class SealApi:
             labels, caller = (decision.namespace, context), call.peer.caller
             async with self.memory.whole(call.request, caller.uid, MAX_BLOB) as blob:
                 try:
-                    data = await _worked(len(blob), lambda: sealer.unseal(DATA, labels, blob))
+                    data = await self._worked(len(blob), lambda: sealer.unseal(DATA, labels, blob))
                 except VerificationError:
                     self.reports.used("data.refused", caller, sealer.root_id)
                     raise
@@ -67,10 +72,9 @@ class SealApi:
 
         return Wish("unseal", context=context), act
 
+    async def _worked(self, size: int, work: Callable[[], T]) -> T:
+        return work() if size <= AT_ONCE else await in_thread(work, self._places)
+
 
 def _context(call: Call) -> str:
     return body.text(body.query(call.request, CONTEXT).get("context", ""), "context")
-
-
-async def _worked(size: int, work: Callable[[], T]) -> T:
-    return work() if size <= AT_ONCE else await in_thread(work)

@@ -1,4 +1,9 @@
-"""Blocking calls beside the event loop, in threads that nobody waits for when the process is to end."""
+"""Blocking calls beside the event loop, in threads that nobody waits for when the process is to end.
+
+How many there are at a time is for each caller to bound, by a lock, by turns (agent.daemon.budget) or by ``places``:
+a process has 64 (TasksMax), and whoever could use them up would keep evidence from being renewed. One bound for all
+would be no better, for who waits for another process or a disk would hold up the rest.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +14,28 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from agent.core.errors import TeeAgentError
+from agent.core.errors import ServerError, TeeAgentError
 
 T = TypeVar("T")
 
 
-async def in_thread(function: Callable[[], T]) -> T:
+async def in_thread(function: Callable[[], T], places: asyncio.Semaphore | None = None) -> T:
     """What ``function`` returns, or the TeeAgentError that it raises, from a thread of its own.
 
     asyncio's own threads are joined at the end of the loop: an answer that never comes would hold up SIGTERM.
     Any other exception is a defect: the thread prints it, and the caller gets a TeeAgentError.
+    ``places`` bounds threads: who finds none waits, in order. A place is free when its thread has ended, though its
+    caller may have left before. ``function`` must not wait for a thread of the same places.
+    Raises ServerError (``server.threads``) where the system has no thread left.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
+    if places:
+        await places.acquire()
 
     def settle(method: Callable[[], None]) -> None:
+        if places:
+            places.release()
         if not done.done():
             method()
 
@@ -38,5 +50,14 @@ async def in_thread(function: Callable[[], T]) -> T:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, outcome)
 
-    threading.Thread(target=work, daemon=True).start()
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError:
+        settle(partial(done.set_exception, _none_left()))
     return await done
+
+
+def _none_left() -> ServerError:
+    return ServerError(
+        "no thread could be started", hint="TasksMax, RLIMIT_NPROC", retry_after=1.0, code="server.threads"
+    )
