@@ -207,6 +207,6 @@ def test_two_at_once_take_turns(image: Path) -> None:
         device.lock(deadline())
         with pytest.raises(Conflict, match="another tee-agent"):
             binding.bind(
-                volume(image), ask=never, fetch=fetching(), deadline=Deadline(0.3, "test"), unmeasured_boot=True
+                volume(image), ask=never, fetch=fetching(), deadline=Deadline(2, "test"), unmeasured_boot=True
             )
     assert bind(image).changed

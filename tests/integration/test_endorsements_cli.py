@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from sim.keys import pem
 from sim.psp import SecureProcessor
 from tests.support.simulator import Simulator, machine
 from tests.support.vendor import Reply, Vendor, running_vendor
+from tests.support.waiting import awaited
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120
@@ -137,9 +137,7 @@ def test_killed_at_any_write_leaves_whole_files(world: World, tmp_path: Path) ->
 def test_killed_while_it_waits_lets_the_next_one_in(world: World) -> None:
     world.vendor.fault("/", "stall")
     process = start(*world.words())
-    end = time.monotonic() + SECONDS
-    while not world.vendor.requests and time.monotonic() < end:
-        time.sleep(0.01)
+    awaited(lambda: world.vendor.requests)
     process.kill()
     process.communicate(timeout=SECONDS)
     assert world.files() == {}

@@ -34,6 +34,7 @@ from tests.support.daemon import (
 )
 from tests.support.keys import create, document, sign
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 PAYLOAD = b"what was to be signed\n"
@@ -174,15 +175,7 @@ def test_the_audit_log_has_it(daemon: Daemon) -> None:
     newer = daemon.post("/v1/keys/watched/rotate").json
     daemon.curl("http://agent/v1/status", user=as_user(64109))
     assert daemon.request("DELETE", "/v1/keys/watched").status == 200
-    found: list[dict[str, Any]] = []
-    for _ in range(2000):
-        found = [json.loads(line) for line in (daemon.folder / "audit" / "audit.jsonl").read_text().splitlines()]
-        signed = [record for record in found if record["kind"] == "key.signed"]
-        if sum(record["fields"]["count"] for record in signed if record["fields"]["key_id"] == key["id"]) == 3:
-            break
-        daemon.status()
-    else:
-        raise AssertionError(found)
+    found = awaited(lambda: audited(daemon), lambda records: signatures(records, key["id"]) == 3)
     mine = [record for record in found if record["fields"].get("key") == "uid-0/watched"]
     assert [(record["kind"], record["fields"]["key_id"]) for record in mine] == [
         ("key.created", key["id"]),
@@ -192,6 +185,17 @@ def test_the_audit_log_has_it(daemon: Daemon) -> None:
     assert {record["caller"]["uid"] for record in mine} == {0}
     assert any(record["kind"] == "denied" and record["caller"]["uid"] == 64109 for record in found)
     assert daemon.status()["audit"]["trouble"] is None
+
+
+def audited(daemon: Daemon) -> list[dict[str, Any]]:
+    """Its audit log's whole lines: the last may be being written."""
+    lines = (daemon.folder / "audit" / "audit.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def signatures(records: list[dict[str, Any]], key_id: str) -> int:
+    signed = [record["fields"] for record in records if record["kind"] == "key.signed"]
+    return sum(fields["count"] for fields in signed if fields["key_id"] == key_id)
 
 
 def test_while_the_quoter_is_gone(simulator: Simulator) -> None:

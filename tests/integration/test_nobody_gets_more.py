@@ -21,6 +21,7 @@ from tests.support.access import rule, text
 from tests.support.cgroups import cgroup, inside
 from tests.support.daemon import GROUP, MEMBER, PYTHON, STRANGER, Daemon, as_user, open_folder, running_daemon
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 BOX = "3" * 64
@@ -166,6 +167,7 @@ LEFT = """
 import os, socket, sys
 s = socket.socket(socket.AF_UNIX)
 s.connect(sys.argv[1])
+os.read(0, 1)
 if os.fork():
     os._exit(0)  # who connected is gone; the child holds the connection
 os.read(0, 1)
@@ -180,13 +182,16 @@ sys.stdout.flush()
 
 
 def test_a_connection_that_outlives_its_owner_is_worth_nothing(daemon: Daemon) -> None:
-    """Root's own, too: its number may be another process's by now."""
+    """Root's own, too: its number may be another process's by now. It was seen when it was there."""
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", LEFT, str(daemon.socket)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        assert process.wait(60) == 0
         assert process.stdin
         assert process.stdout
+        awaited(lambda: daemon.status()["connections"], lambda count: count == 2)
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        assert process.wait(60) == 0
         process.stdin.write(b"x")
         process.stdin.flush()
         answer = process.stdout.read()

@@ -22,6 +22,7 @@ from tests.support.fake_tas import API_KEY, SECRET, FakeTas, Script, answer, clo
 from tests.support.fake_tas import http as message
 from tests.support.released import World, running_world, tas_table, write_rules
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import PATIENCE, awaited
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 SECRETS = """
@@ -131,10 +132,9 @@ def test_a_stop_waits_for_no_release(sim: Simulator) -> None:
         tas.secret_script.append(lambda _: tas.drip(b"HTTP/1.1 200 OK\r\n"))
         waiting = threading.Thread(target=left_waiting, args=(daemon,))
         waiting.start()
-        while not any(one.path.endswith("get_secret") for one in tas.seen):
-            tas.ending.wait(0.05)
+        awaited(lambda: any(one.path.endswith("get_secret") for one in list(tas.seen)))
         assert daemon.terminate() == 0
-        waiting.join(30)
+        waiting.join(PATIENCE)
         assert not waiting.is_alive()
 
 

@@ -21,6 +21,7 @@ from agent.verify.signature import verifies
 from tests.support import keys, ssh
 from tests.support.daemon import GROUP, MEMBER, STRANGER, Daemon, as_user, open_folder, running_daemon
 from tests.support.simulator import running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 HALVES = {
@@ -88,8 +89,7 @@ def test_half_requests_and_killed_clients_disturb_nobody(daemon: Daemon, words: 
     with held(daemon, MAX_EACH, words, as_user(MEMBER, GROUP)):
         require_service(daemon)
     require_service(daemon)
-    while daemon.status()["connections"] > 1:  # ended by the test's own timeout
-        pass
+    awaited(lambda: daemon.status()["connections"], lambda count: count <= 1)
 
 
 @pytest.mark.parametrize(("uid", "limit"), [(MEMBER, MAX_EACH), (STRANGER, MAX_DENIED)])

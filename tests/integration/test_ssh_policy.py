@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.support.access import rule
 from tests.support.auditlogs import told
 from tests.support.daemon import GROUP, Daemon, as_user
 from tests.support.sshclients import PAYLOAD, agent, public, ruled, said, serving, shared_folder, signing_key
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 MEMBER, STRANGER, THIRD = 1, 2, 3
@@ -82,8 +82,7 @@ def test_signatures_are_counted_for_their_caller(daemon: Daemon, place: Path) ->
         said(
             ssh.client(agent(daemon), "ssh-keygen", "-q", "-Y", "sign", "-n", "file", "-f", line, "message", cwd=place)
         )
-    while signed() != 3:  # written within two seconds; ended by the test's own timeout
-        os.sched_yield()
+    awaited(signed, lambda count: count == 3)  # written within two seconds
     daemon.request("DELETE", "/v1/keys/counted")
 
 

@@ -31,6 +31,7 @@ from tests.support.daemon import (
 )
 from tests.support.simulator import Simulator, running_simulator
 from tests.support.sshclients import agent
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.fuse
 NONE_LISTED = b"\x0c" + bytes(4)
@@ -191,8 +192,8 @@ def test_systemd_hands_them_over(simulator: Simulator) -> None:
         listens = [word for path in paths for word in ("-l", str(path))]
         process, ear = manager.signer([*activate, *listens, *manager.words()])
         daemon = manager.daemon(process)
-        while daemon.log.count("Listening on ") != len(paths):
-            assert process.poll() is None, daemon.log
+        awaited(lambda: process.poll() is not None or daemon.log.count("Listening on ") == len(paths))
+        assert process.poll() is None, daemon.log
         with ear, waiting(agent(daemon)) as client:
             await_ready(ear, process, daemon.folder)
             assert list(ssh.answers(client, 1)) == [NONE_LISTED]

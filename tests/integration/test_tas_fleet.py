@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,8 +24,9 @@ from snp.words import Product
 from tests.support.simulator import machine
 from tests.support.tas import ROOT, Prover, RunningTas, running_tas, snp_policy, tdx_policy
 from tests.support.vendor import Vendor, running_vendor
+from tests.support.waiting import awaited
 
-_SECONDS = 60
+_SECONDS = 120
 REGISTERS = {name: default_register(name).hex() for name in ("rtmr0", "rtmr1", "rtmr2")}
 
 
@@ -78,16 +78,15 @@ def enclave(state: Path, fmspc: bytes, monkeypatch: pytest.MonkeyPatch) -> Quoti
 def reload(service: RunningTas, event: str) -> dict[str, Any]:
     """SIGHUP, and the event that it comes to."""
     assert service.process
-    before = len([row for row in service.log() if row["event"] in ("reload", "reload-failed")])
+    before = len(_reloads(service))
     service.process.send_signal(signal.SIGHUP)
-    end = time.monotonic() + _SECONDS
-    while time.monotonic() < end:
-        rows = [row for row in service.log() if row["event"] in ("reload", "reload-failed")]
-        if len(rows) > before:
-            assert rows[-1]["event"] == event, rows[-1]
-            return rows[-1]
-        time.sleep(0.02)
-    raise AssertionError(f"no {event} in the log")
+    rows = awaited(lambda: _reloads(service), lambda found: len(found) > before)
+    assert rows[-1]["event"] == event, rows[-1]
+    return rows[-1]
+
+
+def _reloads(service: RunningTas) -> list[dict[str, Any]]:
+    return [row for row in service.log() if row["event"] in ("reload", "reload-failed")]
 
 
 def refusal(service: RunningTas) -> str:

@@ -15,7 +15,7 @@ import pytest
 from sim.export import export
 from sim.psp import default_measurement
 from tests.support.simulator import machine, pki_state
-from tests.support.tas import ROOT, Prover, RunningTas, connected, running_tas, snp_policy
+from tests.support.tas import ROOT, START_SECONDS, Prover, RunningTas, connected, running_tas, snp_policy
 
 __all__ = ["pki_state"]
 
@@ -79,7 +79,12 @@ def test_address_in_use(tmp_path: Path) -> None:
     with running_tas(tmp_path / "one") as one:
         command = [sys.executable, "-m", "tas", "serve", "--state", str(tmp_path / "two"), "--listen"]
         done = subprocess.run(
-            [*command, f"127.0.0.1:{one.port}"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+            [*command, f"127.0.0.1:{one.port}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
         )
         assert done.returncode == 78
         assert "can't listen" in done.stderr
@@ -97,15 +102,6 @@ def test_policy_and_secret_put_while_serving(tmp_path: Path, prover: Prover, end
         assert service.get_secret(prover.body(service.nonce(), "web")).status == 400
 
 
-def await_event(service: RunningTas, event: str) -> dict[str, object]:
-    """The server's log line; asking for something in between gives it the time it needs."""
-    for _ in range(1000):
-        service.request("GET", NONCE, headers={"X-API-KEY": "none"})
-        if found := [line for line in service.log() if line["event"] == event]:
-            return found[-1]
-    raise AssertionError(f"no {event} in the log")
-
-
 def test_reload(tmp_path: Path, prover: Prover, endorsements: Path) -> None:
     root, folder = endorsements / "root.pem", tmp_path / "loaded"
     folder.mkdir()
@@ -118,7 +114,7 @@ def test_reload(tmp_path: Path, prover: Prover, endorsements: Path) -> None:
             (folder / path.name).write_bytes(path.read_bytes())
         service.api_key_file.write_text("k" * 40 + "\n")
         service.process.send_signal(signal.SIGHUP)
-        await_event(service, "reload")
+        service.await_event("reload")
         assert prover.unwrap(service.get_secret(prover.body(service.nonce(), "web"))) == secret
 
 
@@ -131,7 +127,7 @@ def test_reload_of_something_broken_changes_nothing(tmp_path: Path, prover: Prov
         assert service.process
         root.write_text("no certificate")
         service.process.send_signal(signal.SIGHUP)
-        assert "root.pem" in str(await_event(service, "reload-failed")["reason"])
+        assert "root.pem" in str(service.await_event("reload-failed")["reason"])
         assert prover.unwrap(service.get_secret(prover.body(service.nonce(), "web"))) == secret
 
 
@@ -140,7 +136,7 @@ def test_reload_of_the_certificate(tmp_path: Path) -> None:
         assert service.process
         service.certificate.write_bytes(b"broken")
         service.process.send_signal(signal.SIGHUP)
-        assert "no usable pair" in str(await_event(service, "reload-failed")["reason"])
+        assert "no usable pair" in str(service.await_event("reload-failed")["reason"])
         assert service.request("GET", NONCE).status == 200
         service.certificate.unlink()
         service.run("init", "--name", "new.example.org", status=73)  # not while it is served
@@ -155,7 +151,7 @@ def test_readiness_by_notify_socket(tmp_path: Path) -> None:
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(str(address))
-        ear.settimeout(30)
+        ear.settimeout(START_SECONDS)
         process = subprocess.Popen(
             [sys.executable, "-m", "tas", "serve", "--state", str(tmp_path / "tas"), "--listen", "127.0.0.1:0"],
             cwd=ROOT,
@@ -166,7 +162,7 @@ def test_readiness_by_notify_socket(tmp_path: Path) -> None:
             assert ear.recv(4096).startswith(b"READY=1\n")
             process.terminate()
             assert ear.recv(4096) == b"STOPPING=1"
-            assert process.wait(30) == 0
+            assert process.wait(START_SECONDS) == 0
         finally:
             process.kill()
             process.wait()

@@ -37,18 +37,9 @@ def key_pair(folder: Path, name: str) -> bytes:
 
 def store(service: RunningTas, document: object) -> None:
     """Past the product, as somebody would who can write into the database."""
-    with sqlite3.connect(service.state / "tas.sqlite", timeout=10) as database:
+    with sqlite3.connect(service.state / "tas.sqlite", timeout=60) as database:
         database.execute("UPDATE policies SET document = ? WHERE policy_id = 'web'", (json.dumps(document),))
     database.close()
-
-
-def await_event(service: RunningTas, event: str) -> None:
-    """Until the log has it; each look is a request, which the server answers between its own steps."""
-    for _ in range(1000):
-        if any(line["event"] == event for line in service.log()):
-            return
-        service.request("GET", "/version")
-    raise AssertionError(event)
 
 
 def test_signatures_hold_at_put_and_at_every_use(tmp_path: Path, prover: Prover) -> None:
@@ -87,7 +78,7 @@ def test_signatures_hold_at_put_and_at_every_use(tmp_path: Path, prover: Prover)
         newer = signed(policy, key_pair(trust, "second"))
         assert service.process
         service.process.send_signal(signal.SIGHUP)
-        await_event(service, "reload")
+        service.await_event("reload")
         assert ask() == FAILED
         service.put_policy(newer, replace=True)
         assert ask() == secret
@@ -95,7 +86,7 @@ def test_signatures_hold_at_put_and_at_every_use(tmp_path: Path, prover: Prover)
         # An emptied folder is a mistake, not trust in everybody: the reload fails and changes nothing.
         (trust / "second.pub").unlink()
         service.process.send_signal(signal.SIGHUP)
-        await_event(service, "reload-failed")
+        service.await_event("reload-failed")
         assert ask() == secret
         store(service, policy)
         assert ask() == FAILED

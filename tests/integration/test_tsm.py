@@ -30,10 +30,13 @@ from agent.probe import describe, endorsements_of, find_source
 from agent.quotelock import QuoteLock
 from agent.tsm import Entry, TsmSource
 from tests.support.simulator import Simulator, pki_state, running_simulator
+from tests.support.waiting import awaited
 
 __all__ = ["pki_state"]
 pytestmark = pytest.mark.fuse
 _REPOSITORY = Path(__file__).resolve().parents[2]
+SHORT = 2.0
+"""Seconds for what has to run into its deadline; time enough to come to where it does."""
 SCOPE = Scope("tests", "0" * 36)
 DATA = binding.collect(SCOPE, b"n" * 32)
 
@@ -58,8 +61,7 @@ def sim(tee: Simulator, tmp_path: Path) -> Iterator[Simulator]:
 
 def wait_for_nothing(mount: Path) -> None:
     """Probes that a test gave up on hold no lock: they end when the tree answers again. A leak hangs here."""
-    while list(mount.iterdir()):
-        threading.Event().wait(0.01)
+    awaited(lambda: list(mount.iterdir()), lambda left: not left)
 
 
 def config(sim: Simulator, folder: Path) -> EvidenceConfig:
@@ -114,7 +116,7 @@ def test_lasting_faults_end_with_the_deadline_and_are_named(
     sim.fault(fault)
     with pytest.raises(DeadlineExceeded) as caught:
         TsmSource(sim.mount, sim.tee, QuoteLock(tmp_path / "quote.lock"), chance=lambda: 0.9).quote(
-            DATA, deadline=Deadline(1.0, "test")
+            DATA, deadline=Deadline(SHORT, "test")
         )
     assert isinstance(caught.value.__cause__, kind)
     assert name in caught.value.message
@@ -140,9 +142,9 @@ def test_a_stalled_read_is_left_alone_and_cleans_up_by_itself(sim: Simulator, tm
     sim.fault("throttle:1:600")
     quote(sim, tmp_path)
     with pytest.raises(DeadlineExceeded, match="evidence"):
-        quote(sim, tmp_path, seconds=0.5)
+        quote(sim, tmp_path, seconds=SHORT)
     with pytest.raises(DeadlineExceeded, match="is locked"):  # the stalled one still holds the machine-wide lock
-        quote(sim, tmp_path, seconds=0.5)
+        quote(sim, tmp_path, seconds=SHORT)
     sim.clear()
     assert DATA.value in quote(sim, tmp_path).blob
 
@@ -152,8 +154,8 @@ def test_status_does_not_hang_behind_a_stall(sim: Simulator, tmp_path: Path) -> 
     sim.fault("throttle:1:600")
     quote(sim, tmp_path)
     with pytest.raises(DeadlineExceeded):
-        quote(sim, tmp_path, seconds=0.5)
-    short = replace(config(sim, tmp_path), quote_seconds=0.5)
+        quote(sim, tmp_path, seconds=SHORT)
+    short = replace(config(sim, tmp_path), quote_seconds=SHORT)
     assert describe(short)["problem"]["code"] == "firmware.busy"
     with pytest.raises(FirmwareBusy) as caught:
         find_source(short)
@@ -167,7 +169,7 @@ def test_status_does_not_hang_behind_a_stall(sim: Simulator, tmp_path: Path) -> 
 def test_quote_seconds_bound_a_longer_deadline(sim: Simulator, tmp_path: Path) -> None:
     sim.fault("ebusy:*")
     with pytest.raises(DeadlineExceeded, match=r"the last: .*EBUSY"):
-        source(sim, tmp_path, seconds=0.3).quote(DATA, deadline=Deadline(600, "test"))
+        source(sim, tmp_path, seconds=SHORT).quote(DATA, deadline=Deadline(600, "test"))
 
 
 def test_one_at_a_time_and_each_gets_its_own(sim: Simulator, tmp_path: Path) -> None:

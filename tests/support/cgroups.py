@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import awaited
 
 
 def hierarchy() -> Path:
@@ -33,7 +37,18 @@ def cgroup(path: str) -> Iterator[Path]:
         yield folder
     finally:
         for folder in reversed(made):
-            folder.rmdir()
+            awaited(partial(_removed, folder))
+
+
+def _removed(folder: Path) -> bool:
+    """Newer kernels let go of a process a moment after somebody has waited for it."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def inside(folder: Path) -> list[str]:

@@ -56,8 +56,8 @@ def bodies(answers: bytes) -> list[bytes]:
 
 
 def fill(sock: socket.socket, data: bytes) -> int:
-    """Send until the other side takes no more; how much it took."""
-    sock.settimeout(0.5)
+    """Send until the other side takes no more, for a while that is long for one that would; how much it took."""
+    sock.settimeout(2)
     sent = 0
     try:
         while True:
@@ -65,4 +65,4 @@ def fill(sock: socket.socket, data: bytes) -> int:
     except TimeoutError:
         return sent
     finally:
-        sock.settimeout(20)
+        sock.settimeout(60)

@@ -14,6 +14,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from agent.core.access import Decision, Members, Rules, Wish
@@ -24,7 +25,7 @@ from agent.daemon.guard import Guard
 from agent.daemon.peers import Allowed
 from agent.daemon.web import Response
 
-SECONDS = 20
+SECONDS = 60
 
 
 def everything() -> Guard:
@@ -90,8 +91,9 @@ def rest(sock: socket.socket) -> bytes:
 
 
 def talk(path: Path, *said: bytes) -> bytes:
-    """Everything that comes back before the other side hangs up."""
+    """Everything that comes back before the other side hangs up, which it may do before all is said."""
     with dial(path) as sock:
-        for part in said:
-            sock.sendall(part)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for part in said:
+                sock.sendall(part)
         return rest(sock)

@@ -102,10 +102,10 @@ for _ in range(count):
     socks.append(sock)
 print("dripping", flush=True)
 byte, ended = 0, 0
-while socks and byte < 120:
+while socks and byte < (1200 if what == "head" else 120):
     for sock in tuple(socks):
         try:
-            sock.send(head[byte % len(head):][:1] if what == "head" else b"x")
+            sock.send((what == "head" and head[byte : byte + 1]) or b"x")
         except OSError:
             socks.remove(sock)
             ended += 1
@@ -113,7 +113,8 @@ while socks and byte < 120:
     time.sleep(0.1)
 print(ended, flush=True)
 """
-"""So many connections that say a byte every tenth of a second, for twelve seconds; prints how many were cut off."""
+"""So many connections that say a byte every tenth of a second, for twelve seconds, or of a head that never ends until
+they are cut off, with patience; prints how many were."""
 VICTIM = """
 import http.client, json, socket, sys, time
 def connection():

@@ -22,7 +22,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sim.export import Machine
 from sim.qe import QuotingEnclave
+from tests.support.waiting import awaited
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30
+START_SECONDS = 120
+"""For a process or an answer, on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class RunningTas:
         self._words += ["--endorsements", str(endorsements)] if endorsements else []
         self._words += arguments
         self.url = self.pin = self._trusted = ""
+        self._held = ExitStack()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -133,6 +136,7 @@ class RunningTas:
         with os.fdopen(reader) as ready:
             line = ready.readline()  # "" when it ended without serving
         assert line, self.log_file.read_text()
+        self._held.close()
         self.url, self.pin = line.split()
         self._trusted = self.certificate.read_text()
 
@@ -140,13 +144,29 @@ class RunningTas:
         """SIGTERM; its exit status."""
         assert self.process
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(START_SECONDS)
+        return self._ended()
 
     def kill(self) -> None:
         """SIGKILL: nothing is closed or flushed."""
         assert self.process
         self.process.kill()
-        self.process.wait(START_SECONDS)
+        self._ended()
+
+    def _ended(self) -> int:
+        """Its exit status. Until it is back nobody else is given its port, and who connects is refused."""
+        assert self.process
+        status = self.process.wait(START_SECONDS)
+        self._held.close()
+        held = self._held.enter_context(socket.socket())
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", self.port))
+        return status
+
+    def close(self) -> None:
+        """The end of it all."""
+        if self.process and self.process.poll() is None:
+            self.kill()
+        self._held.close()
 
     def restart(self) -> None:
         """Again on the same port."""
@@ -174,7 +194,7 @@ class RunningTas:
 
     def secret(self, key_id: str) -> bytes:
         """What a client must receive, read past the product."""
-        with sqlite3.connect(self.state / "tas.sqlite", timeout=10) as database:
+        with sqlite3.connect(self.state / "tas.sqlite", timeout=60) as database:
             row = database.execute("SELECT value FROM secrets WHERE key_id = ?", (key_id,)).fetchone()
         database.close()
         assert row, key_id
@@ -216,6 +236,10 @@ class RunningTas:
         """Its log so far, one dictionary per line."""
         return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
 
+    def await_event(self, event: str) -> dict[str, Any]:
+        """The last line of this kind, once there is one."""
+        return awaited(lambda: [line for line in self.log() if line["event"] == event])[-1]
+
     def tls(self) -> ssl.SSLContext:
         """A client context that trusts the certificate that the server started with, and nothing else."""
         return ssl.create_default_context(cadata=self._trusted)
@@ -231,18 +255,17 @@ def running_tas(
 ) -> Iterator[RunningTas]:
     """A server with state in ``folder`` (made if missing), ended afterwards. ``arguments`` go to `tas serve`."""
     service = RunningTas(folder, trust_roots=trust_roots, endorsements=endorsements, arguments=arguments)
-    service.start()
     try:
+        service.start()
         yield service
     finally:
-        if service.process and service.process.poll() is None:
-            service.kill()
+        service.close()
 
 
 @contextmanager
 def connected(service: RunningTas, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
     with (
-        socket.create_connection(("127.0.0.1", service.port), timeout=30) as plain,
+        socket.create_connection(("127.0.0.1", service.port), timeout=START_SECONDS) as plain,
         (context or service.tls()).wrap_socket(plain, server_hostname="localhost") as secure,
     ):
         yield secure

@@ -76,11 +76,11 @@ class World:
         roots = [endorsements / name / "root.pem" for name in SIMULATED]
         service = RunningTas(state, trust_roots=roots, endorsements=endorsements / tee, arguments=())
         service.put_policy(policy(tee, wrong_measurement=wrong_measurement), replace=True)
-        service.start(self.port)
         try:
+            service.start(self.port)
             yield service
         finally:
-            service.kill()
+            service.close()
 
 
 def policy(tee: str, *, wrong_measurement: bool = False) -> dict[str, Any]:

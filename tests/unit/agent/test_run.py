@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_output_is_bounded() -> None:
 def test_the_deadline_kills_the_whole_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     with pytest.raises(DeadlineExceeded, match="sh -c"):
-        run(["/bin/sh", "-c", f"sleep 999 & echo $$ $! >{pids}; wait"], deadline=soon(0.7))
+        run(["/bin/sh", "-c", f"sleep 999 & echo $$ $! >{pids}; wait"], deadline=soon(3))
     for pid in pids.read_text().split():
         assert _gone(int(pid))
 
@@ -170,6 +171,7 @@ def test_outputs_are_not_printed_but_the_command_can_be_replayed() -> None:
 
 
 def test_no_descriptor_is_left_open() -> None:
+    gc.collect()  # what other tests left, and would close meanwhile
     before = len(list(Path("/proc/self/fd").iterdir()))
     sh("cat", stdin=b"x")
     with pytest.raises(Oversized):

@@ -95,7 +95,7 @@ def test_a_body_that_breaks_is_told_to_its_handler_and_is_the_last(tmp_path: Pat
     def client(path: Path) -> None:
         with dial(path) as sock:
             sock.sendall(b"POST /begin HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab")
-            assert begun.wait(20)
+            assert begun.wait(60)
             sock.sendall(b"XX" + LAST)
             answer = rest(sock)
         assert (answer.count(b"HTTP/1.1"), answer[:13]) == (1, b"HTTP/1.1 400 ")
@@ -136,8 +136,8 @@ def test_who_leaves_takes_the_request_along(tmp_path: Path) -> None:
     def client(path: Path) -> None:
         with dial(path) as sock:
             sock.sendall(GET % b"wait")
-            assert begun.wait(20)
-        assert left.wait(20)
+            assert begun.wait(60)
+        assert left.wait(60)
         assert bodies(talk(path, LAST)) == [b"<>"]
 
     serving(tmp_path, {**ROUTES, "/wait": {"GET": handler(wait)}}, client)

@@ -113,10 +113,11 @@ def test_a_kept_connection_is_not_kept_for_ever(tmp_path: Path, monkeypatch: pyt
 
 def test_time_limits_are_for_clients_not_for_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the limit for the first head nor that between two requests cuts off who is served, or was."""
-    monkeypatch.setattr(admission, "FIRST_SECONDS", 0.05)
+    # Long enough for a client on a busy machine to say its head in.
+    monkeypatch.setattr(admission, "FIRST_SECONDS", 1.0)
 
     async def long(call: Call) -> Response:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.2)
         return await name(call)
 
     def client(path: Path) -> None:
@@ -126,7 +127,9 @@ def test_time_limits_are_for_clients_not_for_handlers(tmp_path: Path, monkeypatc
                 sock.sendall(GET % b"name" + GET % b"long")
                 answer = b""
                 while answer.count(b"<>") < 2:
-                    answer += sock.recv(1 << 16)
+                    part = sock.recv(1 << 16)
+                    assert part, "cut off"
+                    answer += part
 
     serving(tmp_path, {**ROUTES, "/long": {"GET": handler(long)}}, client)
 
@@ -173,7 +176,7 @@ class Draining:
     def client(self, path: Path) -> None:
         self.path, self.socks = path, [dial(path) for _ in range(3)]
         self.socks[0].sendall(GET % b"wait")
-        assert self.begun.wait(20)
+        assert self.begun.wait(60)
         self.socks[1].sendall(GET % b"name")
         assert bodies(self.socks[1].recv(1 << 16)) == [b"<>"]
 

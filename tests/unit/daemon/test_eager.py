@@ -12,7 +12,7 @@ import pytest
 from agent.daemon import eager
 from agent.daemon.eager import EagerSelector
 
-LONG = 0.02
+LONG = 0.4
 """Seconds: far longer than the window in which looking pays."""
 
 
@@ -29,7 +29,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     monkeypatch.setattr(selectors.EpollSelector, "select", counted)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     # Wide enough for a slow machine: what was ready at once was ready within it.
-    monkeypatch.setattr(eager, "WINDOW_SECONDS", 0.01)
+    monkeypatch.setattr(eager, "WINDOW_SECONDS", 0.2)
     return found
 
 

@@ -129,7 +129,7 @@ def test_who_may_nothing_is_hung_up_on(tmp_path: Path) -> None:
 
 
 def test_silence_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rpc, "READ_SECONDS", 0.01)
+    monkeypatch.setattr(rpc, "READ_SECONDS", 0.5)
 
     def client(path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as sock:

@@ -176,7 +176,7 @@ def test_a_request_is_left_to_its_end_under_the_lock(tmp_path: Path) -> None:
     driver = Stalled()
     asking = source(tmp_path, driver)
     with pytest.raises(DeadlineExceeded, match="evidence from the firmware"):
-        asking.quote(DATA, deadline=Deadline(0.2, "test"))
+        asking.quote(DATA, deadline=Deadline(2, "test"))  # time enough to come to the request
     assert driver.entered.is_set()
     with pytest.raises(DeadlineExceeded, match="is locked"):
         asking.quote(DATA, deadline=Deadline(0.2, "test"))

@@ -30,7 +30,7 @@ def test_what_is_tried_again(tmp_path: Path, fault: tuple[int, int]) -> None:
 
 def test_throttled_for_ever(tmp_path: Path) -> None:
     with pytest.raises(DeadlineExceeded, match="throttling") as caught:
-        source(tmp_path, SevDriver([(errno.EIO, BUSY)] * 100_000), seconds=0.3, chance=0.9).quote(
+        source(tmp_path, SevDriver([(errno.EIO, BUSY)] * 100_000), seconds=1.0, chance=0.9).quote(
             DATA, deadline=Deadline(60, "test")
         )
     assert "EIO" in caught.value.message

@@ -120,7 +120,7 @@ def test_a_busy_module_is_tried_again(tmp_path: Path, number: int) -> None:
 def test_busy_for_ever(tmp_path: Path) -> None:
     driver = TdxDriver([errno.EBUSY] * 100_000)
     with pytest.raises(DeadlineExceeded, match=r"the last: .*EBUSY") as caught:
-        source(tmp_path, driver, Host(), seconds=0.3, chance=0.9).quote(DATA, deadline=Deadline(60, "test"))
+        source(tmp_path, driver, Host(), seconds=1.0, chance=0.9).quote(DATA, deadline=Deadline(60, "test"))
     assert "with a reboot" in caught.value.hint
 
 
@@ -232,7 +232,7 @@ def test_no_way_to_the_host(tmp_path: Path, number: int, kind: type[TeeAgentErro
 
     host = Closed()
     with pytest.raises(TeeAgentError) as caught:
-        source(tmp_path, TdxDriver(), host, seconds=0.2, chance=0.9).quote(DATA, deadline=Deadline(60, "test"))
+        source(tmp_path, TdxDriver(), host, seconds=1.0, chance=0.9).quote(DATA, deadline=Deadline(60, "test"))
     error = caught.value if kind is not FirmwareBusy else caught.value.__cause__
     assert type(error) is kind
     assert error.code == code
@@ -246,7 +246,7 @@ REPORT = tdreport.TdReport.build(report_type=tdreport.TYPE_TDX, report_data=DATA
 def test_the_service_is_given_up_at_the_deadline() -> None:
     host = Host(held=True)
     with pytest.raises(DeadlineExceeded, match="the service: no answer in time"):
-        QuoteService(host.connect, "the service").quote(REPORT, Deadline(0.1, "test"))
+        QuoteService(host.connect, "the service").quote(REPORT, Deadline(1, "test"))
     host.gate.set()
 
 
