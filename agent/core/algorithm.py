@@ -61,8 +61,10 @@ class Algorithm:
         """Whether ``signature`` has the size and, for ECDSA, 0 < r < n and 0 < s <= n / 2."""
         if len(signature) != self.signature_size:
             return False
+        if not self.order:
+            return True
         r, s = self._halves(signature)
-        return not self.order or (0 < r < self.order and 0 < s <= self.order // 2)
+        return 0 < r < self.order and 0 < s <= self.order // 2
 
     def canonical(self, signature: bytes) -> bytes:
         """``signature`` with the lower of its two s; Ed25519's as it is. Takes the fixed size."""

@@ -9,7 +9,6 @@ Signatures of policies are not this module's business (agent.verify.policysign),
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,8 +85,8 @@ class Policy:
         return replace(cls.parse({"metadata": metadata, "validation_rules": exact}), signer="command line")
 
 
-def evaluate(policy: Policy, fields: Mapping[str, Any]) -> list[Check]:
-    """Every rule as a check, numbered from 1; all must hold. ``fields`` are those of Verified.
+def evaluate(policy: Policy, fields: Mapping[str, Any], first: int = 1) -> list[Check]:
+    """Every rule as a check, numbered from ``first``; all must hold. ``fields`` are those of Verified.
 
     For TDX's ``tcb`` rule, ``fields["tcb"]`` holds platform_tcb, tdx_module_tcb, qe_tcb and update.
     """
@@ -101,7 +100,7 @@ def evaluate(policy: Policy, fields: Mapping[str, Any]) -> list[Check]:
             checks.append(_any_of(rule, root))
         else:
             checks += _node(rule, root.children.get(name), name)
-    return renumbered(checks, 1)
+    return renumbered(checks, first)
 
 
 def renumbered(checks: Sequence[Check], first: int) -> list[Check]:
@@ -208,11 +207,11 @@ class Floor:
         return tuple(f"floor: {name} (lifted by name)" for name in sorted(self.allow))
 
 
-def evaluate_floor(floor: Floor, tee: Tee, fields: Mapping[str, Any]) -> list[Check]:
-    """The floor's checks that are not lifted, numbered from 1. A missing field fails (closed)."""
+def evaluate_floor(floor: Floor, tee: Tee, fields: Mapping[str, Any], first: int = 1) -> list[Check]:
+    """The floor's checks that are not lifted, numbered from ``first``. A missing field fails (closed)."""
     found = _snp_floor(floor, fields) if tee is Tee.SNP else _tdx_floor(fields)
-    checks = [Check(0, f"floor: {name}", ok, detail) for name, ok, detail in found if name not in floor.allow]
-    return renumbered(checks, 1)
+    kept = [one for one in found if one[0] not in floor.allow]
+    return [Check(number, f"floor: {name}", ok, detail) for number, (name, ok, detail) in enumerate(kept, first)]
 
 
 _DEBUG_BIT = 19  # AMD 56860, guest policy
@@ -224,7 +223,7 @@ def _snp_floor(floor: Floor, fields: Mapping[str, Any]) -> list[tuple[str, bool,
     vmpl = fields.get("vmpl")
     return [
         ("debug", off, "off" if off else "the guest policy allows debugging: the host can read its memory"),
-        ("vmpl", vmpl == floor.vmpl, f"VMPL {json.dumps(vmpl)}, {floor.vmpl} is expected"),
+        ("vmpl", vmpl == floor.vmpl, f"VMPL {vmpl!a}, {floor.vmpl} is expected"),
     ]
 
 

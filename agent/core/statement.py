@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -107,15 +107,25 @@ class Statement:
             "time_source": self.time_source,
             "tas_nonce": self.tas_nonce,
             "agent_version": self.agent_version,
-            "audit": asdict(self.audit) if self.audit else None,
+            "audit": {"seq": self.audit.seq, "head": self.audit.head} if self.audit else None,
         }
 
     @cached_property
     def _canonical(self) -> bytes:
-        return canonical.encode(self.to_json())
+        text = canonical.text
+        audit = b'{"head":%s,"seq":%d}' % (text(self.audit.head), self.audit.seq) if self.audit else b"null"
+        return (
+            b'{"agent_version":%s,"algorithm":%s,"audience":%s,"audit":%s,"boot_id":%s,"created":%s,"expires":%s,'
+            b'"owner":%s,"storage":%s,"tas_nonce":%s,"time_source":%s,"type":"tee-agent/statement/v2","use":%s}'
+        ) % (
+            *(text(self.agent_version), text(self.algorithm), text(self.audience), audit, text(self.boot_id)),
+            *(text(canonical.rfc3339(self.created)), text(canonical.rfc3339(self.expires)), text(self.owner)),
+            *(text(self.storage), text(self.tas_nonce) if self.tas_nonce else b"null", text(self.time_source)),
+            text(self.use),
+        )
 
     def canonical(self) -> bytes:
-        """The RFC 8785 bytes."""
+        """The canonical bytes of ``to_json``."""
         return self._canonical
 
     def digest(self) -> bytes:

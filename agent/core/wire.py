@@ -125,7 +125,7 @@ class Record:
             )
         record = cls(bytes(data[: cls.SIZE]))
         for start, end in cls.RESERVED:
-            if any(record.data[start:end]):
+            if record.data.count(0, start, end) != end - start:
                 raise FormatError(
                     f"{cls.TITLE}: reserved bytes 0x{start:x}-0x{end - 1:x} are not zero",
                     record=cls.TITLE,

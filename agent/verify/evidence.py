@@ -28,7 +28,7 @@ from agent.core.errors import (
     VerificationError,
 )
 from agent.core.model import Check, Endorsements, ReportData, Tee, TrustAnchor, Verified
-from agent.core.policy import Floor, Policy, evaluate, evaluate_floor, renumbered
+from agent.core.policy import Floor, Policy, evaluate, evaluate_floor
 from agent.core.tcbrule import TCB_ORDER, TCB_PARTS, speaks_of
 from agent.core.unspoken import unspoken
 from agent.core.x509 import subject_public_key_info
@@ -168,9 +168,9 @@ def appraise(
     floor = Floor() if floor is None else floor
     fields = appraised_fields(verified, update)
     checks = list(verified.checks)
-    checks += renumbered(evaluate_floor(floor, verified.tee, fields), len(checks) + 1)
+    checks += evaluate_floor(floor, verified.tee, fields, len(checks) + 1)
     if policy:
-        checks += renumbered(evaluate(policy, fields), len(checks) + 1)
+        checks += evaluate(policy, fields, len(checks) + 1)
     _require(checks)
     left_out = [*verified.not_checked, *floor.lifted()]
     left_out += _left_out(policy, fields)

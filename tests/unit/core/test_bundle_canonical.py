@@ -92,6 +92,20 @@ def test_what_is_no_json_object_of_ours_is_refused(data: bytes) -> None:
         canonical.decode(data, "document", 1 << 20)
 
 
+@pytest.mark.parametrize("data", [b'{"a":1,"a":1}', b'{"a":{"b":1,"b":2}}', b'{"a":NaN}', b'{"a":-Infinity}'])
+@pytest.mark.parametrize("floats", [False, True])
+def test_what_nobody_may_write(data: bytes, floats: bool) -> None:
+    with pytest.raises(FormatError) as caught:
+        canonical.parse(data, "document", 100, floats=floats)
+    assert caught.value.code == "format.json"
+
+
+def test_only_documents_of_others_have_floats() -> None:
+    assert canonical.parse(b'{"a": 1.5}', "document", 100, floats=True) == {"a": 1.5}
+    with pytest.raises(FormatError, match="integers only"):
+        canonical.parse(b'{"a": 1.5}', "document", 100)
+
+
 def test_is_bounded() -> None:
     data = json.dumps({"a": "x" * 100}).encode()
     with pytest.raises(Oversized):

@@ -6,9 +6,11 @@ import hashlib
 import json
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
 from typing import Any
 
 import pytest
+import rfc8785
 
 from agent import sealing
 from agent.core.errors import FormatError, Oversized, UnsupportedVersion
@@ -38,6 +40,15 @@ def test_round_trip_and_digest() -> None:
         assert Statement.parse(data) == statement
         assert json.loads(data) == statement.to_json()
         assert statement.digest() == hashlib.sha512(data).digest()
+
+
+@pytest.mark.parametrize("owner", ["", 'unit:"a"\\b', "é/\u00df", "\U0001f600\ufb33", "a&<>'\u00ad"])
+def test_its_bytes_are_those_of_the_document(owner: str) -> None:
+    audits = (None, AuditHead(0, "00" * 32), AuditHead(2**53 - 1, "5e" * 32))
+    for audit, nonce in product(audits, (None, "0f" * 32)):
+        statement = replace(GOOD, owner=owner, audience=owner[::-1], audit=audit, tas_nonce=nonce)
+        assert statement.canonical() == rfc8785.dumps(statement.to_json())
+        assert Statement.parse(statement.canonical()) == statement
 
 
 def test_every_field_counts() -> None:
