@@ -32,8 +32,10 @@ from agent.core.challenge import Leaf
 from agent.core.errors import TransportError
 from agent.core.model import TrustAnchor
 from agent.deadline import Deadline
+from agent.verify import signed
 from agent.verify.bundle import verify_bundle
 from agent.verify.evidence import genuine_anchors
+from agent.verify.workload import Workload
 from tests.support.simulator import anchor
 
 BATCH_TYPE = "application/vnd.tee-agent.batch+json"
@@ -117,7 +119,8 @@ class Judge:
         """Everything about attachments, by the ordinary verifier over the first bundle that names them."""
         attachments = attachdoc.decode(self._attachments(digest))
         whole = compact.join(compact.decode(document), attachments)
-        verify_bundle(whole.encode(), b"", at=datetime.now(UTC), anchors=self._anchors, any_workload=True)
+        judge = signed.Judge(datetime.now(UTC), Workload(any_workload=True), self._anchors)
+        verify_bundle(whole.encode(), judge, payload=b"")
         key = load_der_public_key(attachments.spki)
         if not isinstance(key, Ed25519PublicKey) or whole.fresh is None:
             raise Wrong("the key is not Ed25519, or the bundle has no proof")

@@ -15,6 +15,8 @@ from agent.core.bundle import decode
 from agent.core.policy import Policy
 from agent.verify.bundle import verify_bundle
 from agent.verify.evidence import anchor_from_pem, verify_evidence
+from agent.verify.signed import Judge
+from agent.verify.workload import Workload
 from bench.figure import Figure, paired, rate
 from sim import demo_chain
 from sim.demo_world import World
@@ -37,7 +39,7 @@ def snp_and_bundle(world: World) -> list[Figure]:
         return evidence()
 
     policy = Policy.parse(json.loads(json.dumps(demo_chain.policy(world))))
-    whole = partial(verify_bundle, data, at=at, anchors=anchors, policy=policy)
+    whole = partial(verify_bundle, data, Judge(at, Workload(policy), anchors))
     return [
         _against_bare("SNP evidence, warm / bare P-384", 0.7, evidence),
         _against_bare("SNP evidence, cold / bare P-384", None, cold),

@@ -159,8 +159,8 @@ def _verify(args: argparse.Namespace, kind: str, data: bytes) -> BundleVerdict |
     return _verify_other(args, kind, data)
 
 
-def _verify_other(args: argparse.Namespace, kind: str, data: bytes) -> KeyVerdict:
-    judge = Judge(
+def _judge(args: argparse.Namespace) -> Judge:
+    return Judge(
         at=options.instant(args.at),
         workload=_workload(args),
         anchors=options.anchors(args),
@@ -170,6 +170,10 @@ def _verify_other(args: argparse.Namespace, kind: str, data: bytes) -> KeyVerdic
         collateral=options.shelf(args.collateral),
         storage=_storage(args),
     )
+
+
+def _verify_other(args: argparse.Namespace, kind: str, data: bytes) -> KeyVerdict:
+    judge = _judge(args)
     audience, context = _texts(args)
     if kind == kinds.KEY:
         return verify_key(data, judge, use=args.use)
@@ -186,26 +190,10 @@ def _verify_other(args: argparse.Namespace, kind: str, data: bytes) -> KeyVerdic
 
 
 def _verify_bundle(args: argparse.Namespace, data: bytes) -> BundleVerdict:
-    workload, (audience, context) = _workload(args), _texts(args)
-    return verify_bundle(
-        data,
-        Payload.of_chunks(chunks(args.payload)) if args.payload else None,
-        at=options.instant(args.at),
-        anchors=options.anchors(args),
-        policy=workload.policy,
-        measurement=workload.measurement,
-        mrtd=workload.mrtd,
-        rtmrs=workload.rtmrs,
-        any_workload=workload.any_workload,
-        floor=options.floor(args),
-        nonce=options.octets("--nonce", args.nonce, NONCE_MIN, 64) or None,
-        audience=audience,
-        context=context,
-        key=_key(args),
-        skew=timedelta(seconds=args.skew),
-        collateral=options.shelf(args.collateral),
-        storage=_storage(args),
-    )
+    judge, (audience, context) = _judge(args), _texts(args)
+    payload = Payload.of_chunks(chunks(args.payload)) if args.payload else None
+    nonce = options.octets("--nonce", args.nonce, NONCE_MIN, 64) or None
+    return verify_bundle(data, judge, payload=payload, nonce=nonce, audience=audience, context=context)
 
 
 def _workload(args: argparse.Namespace) -> Workload:

@@ -13,21 +13,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 from agent.core import bundle as form
 from agent.core import canonical
 from agent.core.errors import BindingMismatch
 from agent.core.merkle import verify_proof
-from agent.core.model import Check, Endorsements, TrustAnchor, Verified
-from agent.core.policy import Floor, Policy
+from agent.core.model import Check, Verified
 from agent.verify.report import checks_json, fresh_json, verified_json
-from agent.verify.shelf import Shelf
-from agent.verify.signed import SKEW, Judge, Trial, required
-from agent.verify.workload import Workload
+from agent.verify.signed import Judge, Trial, required
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +53,17 @@ class BundleVerdict:
 
 def verify_bundle(
     data: bytes,
-    payload: form.Payload | bytes | None = None,
+    judge: Judge,
     *,
-    at: datetime,
-    anchors: Sequence[TrustAnchor] | None = None,
-    policy: Policy | None = None,
-    measurement: bytes = b"",
-    mrtd: bytes = b"",
-    rtmrs: Mapping[int, bytes] | None = None,
-    any_workload: bool = False,
-    floor: Floor | None = None,
+    payload: form.Payload | bytes | None = None,
     nonce: bytes | None = None,
     audience: str | None = None,
     context: str | None = None,
-    key: bytes | None = None,
-    skew: timedelta = SKEW,
-    collateral: Endorsements | Shelf | None = None,
-    storage: frozenset[str] | None = None,
 ) -> BundleVerdict:
-    """Verify one bundle as of ``at``; what is None is not compared, and the verdict says so.
+    """Verify one bundle; what is None is not compared, and the verdict says so.
 
-    ``anchors`` None means the vendors' roots only; ``key`` is the SHA-256 of the signer's SubjectPublicKeyInfo;
-    ``collateral`` is the verifier's own and goes before the bundle's (a newer CRL, for example); ``storage`` has the
-    places where the signer's private half may be kept.
     Raises UsageError, FormatError, VerificationError (with the checks made so far).
     """
-    workload = Workload(policy, measurement, mrtd, dict(rtmrs or {}), any_workload)
-    judge = Judge(at, workload, anchors, floor, key, skew, collateral, storage)
     expected = form.Payload.of(payload) if isinstance(payload, bytes) else payload
     bundle = form.decode(data)  # 1
     attached = bundle.attachments
@@ -96,8 +75,7 @@ def verify_bundle(
     _check_payload(trial, bundle, expected)  # 5
     trial.asked_text("context", context, bundle.context)
     trial.asked_text("audience", audience, bundle.audience)
-    trial.asked("key", key, attached.key_sha256, f"the key is sha256:{attached.key_sha256.hex()}")
-    trial.storage(attached, judge)
+    trial.wanted(attached, judge)
     _check_nonce(trial, bundle, nonce)
     _check_fresh(trial, bundle)  # 6
     verified = trial.evidence(attached, bundle.report_data(), judge)  # 7

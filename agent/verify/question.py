@@ -141,17 +141,7 @@ class Question:
         if self.nonce is not None and len(self.nonce) < NONCE_MIN:
             raise UsageError(f"the nonce of a bundle has {NONCE_MIN} bytes at the least")
         return verify_bundle(
-            document,
-            self.payload,
-            at=judge.at,
-            anchors=judge.anchors,
-            policy=judge.workload.policy,
-            any_workload=judge.workload.any_workload,
-            nonce=self.nonce,
-            audience=self.audience,
-            context=self.context,
-            key=judge.key,
-            storage=judge.storage,
+            document, judge, payload=self.payload, nonce=self.nonce, audience=self.audience, context=self.context
         )
 
     def _require_fitting(self, kind: str) -> None:

@@ -119,8 +119,12 @@ class Trial:
         problem = f"the statement says {statement.algorithm} for {statement.use}, not {algorithm} for {use or 'any'}"
         self.add("use of the key", fits, problem, VerificationError)
 
-    def storage(self, key: Attachments, judge: Judge) -> None:
-        """The private half is kept where it may be."""
+    def wanted(self, key: Attachments, judge: Judge) -> None:
+        """It is the key that it must be, and its private half is kept where it may be."""
+        if judge.key is None:  # as ``asked`` has it, but without a digest that nobody looks at
+            self.left_out.append("key: not compared")
+        else:
+            self.asked("key", judge.key, key.key_sha256, f"the key is sha256:{key.key_sha256.hex()}")
         if judge.storage is None:
             self.left_out.append("storage: not compared")
             return
@@ -169,9 +173,7 @@ class Trial:
     def key(self, key: Attachments, report_data: ReportData, judge: Judge) -> Verified:
         """The whole of a key from its time on; what was left out is noted."""
         self.in_force(key, judge)
-        found = key.key_sha256
-        self.asked("key", judge.key, found, f"the key is sha256:{found.hex()}")
-        self.storage(key, judge)
+        self.wanted(key, judge)
         verified = self.evidence(key, report_data, judge)
         self.concede(key, verified, judge)
         return verified

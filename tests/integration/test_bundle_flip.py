@@ -14,6 +14,8 @@ import pytest
 from agent.core.errors import FormatError, VerificationError
 from agent.core.model import TrustAnchor
 from agent.verify.bundle import verify_bundle
+from agent.verify.signed import Judge
+from agent.verify.workload import Workload
 from tests.support.bundles import NONCE, PAYLOAD, Signer
 from tests.support.simulator import anchor, machine, pki_state
 
@@ -31,7 +33,7 @@ def genuine(request: pytest.FixtureRequest, pki_state: Path) -> tuple[bytes, Tru
 def refusal(data: bytes, root: TrustAnchor) -> str:
     """The error's code, "" for a bundle that passes."""
     try:
-        verify_bundle(data, PAYLOAD, at=AT, anchors=(root,), any_workload=True, nonce=NONCE)
+        verify_bundle(data, Judge(AT, Workload(any_workload=True), (root,)), payload=PAYLOAD, nonce=NONCE)
     except (FormatError, VerificationError) as error:
         return error.code
     return ""

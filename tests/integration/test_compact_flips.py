@@ -15,6 +15,8 @@ from agent.core import attachdoc, compact
 from agent.core.errors import FormatError, VerificationError
 from agent.core.model import TrustAnchor
 from agent.verify.bundle import verify_bundle
+from agent.verify.signed import Judge
+from agent.verify.workload import Workload
 from tests.support.bundles import NONCE, PAYLOAD, Signer
 from tests.support.simulator import anchor, machine, pki_state
 
@@ -34,7 +36,8 @@ class Halves:
         """The error's code, "" where both pass together."""
         try:
             data = compact.join(compact.decode(short), attachdoc.decode(attached)).encode()
-            verify_bundle(data, PAYLOAD, at=AT, anchors=(self.root,), any_workload=True, nonce=NONCE)
+            judge = Judge(AT, Workload(any_workload=True), (self.root,))
+            verify_bundle(data, judge, payload=PAYLOAD, nonce=NONCE)
         except (FormatError, VerificationError) as error:
             return error.code
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from agent.core.bundle import Bundle
 from agent.core.errors import VerificationError
 from agent.core.model import Tee
 from agent.verify.bundle import BundleVerdict, verify_bundle
+from agent.verify.signed import Judge
+from agent.verify.workload import Workload
 from tests.support.bundles import PAYLOAD, Signer
 from tests.support.simulator import anchor, machine
 
@@ -26,10 +29,19 @@ def signer(request: pytest.FixtureRequest, pki_state: Path) -> Signer:
 
 
 def verify(signer: Signer, bundle: Bundle | bytes, **changes: Any) -> BundleVerdict:
-    """As somebody who trusts the machine's root and takes any workload, but for ``changes``."""
+    """As somebody who trusts the machine's root and takes any workload, but for ``changes``.
+
+    Those are members of Workload or Judge, and else what ``verify_bundle`` is asked.
+    """
     data = bundle if isinstance(bundle, bytes) else bundle.encode()
-    asked = {"at": AT, "anchors": (anchor(signer.machine.root),), "any_workload": True, **changes}
-    return verify_bundle(data, asked.pop("payload", PAYLOAD), **asked)
+    asked = {"payload": PAYLOAD, "any_workload": True, "at": AT, "anchors": (anchor(signer.machine.root),), **changes}
+    workload = Workload(**_taken(Workload, asked))
+    return verify_bundle(data, Judge(workload=workload, **_taken(Judge, asked)), **asked)
+
+
+def _taken(kind: type[Workload | Judge], asked: dict[str, Any]) -> dict[str, Any]:
+    """The members of ``kind`` out of ``asked``."""
+    return {one.name: asked.pop(one.name) for one in fields(kind) if one.name in asked}
 
 
 def failed(error: VerificationError) -> str:

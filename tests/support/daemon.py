@@ -28,6 +28,8 @@ from typing import Any
 
 from agent.verify.bundle import BundleVerdict, verify_bundle
 from agent.verify.evidence import genuine_anchors
+from agent.verify.signed import Judge
+from agent.verify.workload import Workload
 from tests.support.simulator import Simulator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,10 +132,13 @@ class Daemon:
         found: dict[str, Any] = self.request("GET", "/v1/status").json
         return found
 
-    def verify(self, bundle: bytes, payload: bytes | None, **asked: Any) -> BundleVerdict:
+    def verify(
+        self, bundle: bytes, payload: bytes | None, *, storage: frozenset[str] | None = None, **asked: Any
+    ) -> BundleVerdict:
         """The bundle, judged by agent.verify with the simulator's root added."""
         anchors = (*genuine_anchors(), self.simulator.anchor)
-        return verify_bundle(bundle, payload, at=datetime.now(UTC), anchors=anchors, any_workload=True, **asked)
+        judge = Judge(datetime.now(UTC), Workload(any_workload=True), anchors, storage=storage)
+        return verify_bundle(bundle, judge, payload=payload, **asked)
 
     def curl(self, *words: str, user: Sequence[str] = ()) -> tuple[int, bytes]:
         """curl on the socket: status of the answer and its body."""

@@ -16,7 +16,7 @@ from agent.core.algorithm import ALGORITHMS
 from agent.core.errors import FormatError, SignatureInvalid, VerificationError
 from agent.verify.bundle import BundleVerdict, verify_bundle
 from tests.support.formats import PAYLOAD, Party
-from tests.support.simulator import anchor, machine, pki_state
+from tests.support.simulator import machine, pki_state
 
 __all__ = ["pki_state"]
 AT = datetime.now(UTC)
@@ -38,7 +38,7 @@ def bundle_of(party: Party) -> bytes:
 
 
 def judged(party: Party, data: bytes) -> BundleVerdict:
-    return verify_bundle(data, PAYLOAD, at=AT, anchors=(anchor(party.machine.root),), any_workload=True)
+    return verify_bundle(data, party.judge(AT), payload=PAYLOAD)
 
 
 def changed(data: bytes, **members: Any) -> bytes:

@@ -12,6 +12,8 @@ from agent.core import bundle
 from agent.core.errors import UntrustedRoot
 from agent.verify.bundle import verify_bundle
 from agent.verify.evidence import anchor_from_pem
+from agent.verify.signed import Judge
+from agent.verify.workload import Workload
 from tests.support.bundle_vectors import FOLDER, NAMES, steps
 
 
@@ -30,11 +32,11 @@ def test_it_verifies(name: str) -> None:
     data, payload = vector["bundle"].encode(), vector["payload"].encode()
     at = datetime.fromisoformat(vector["verify_at"])
     root = anchor_from_pem(vector["root_pem"].encode(), name)
-    verdict = verify_bundle(data, payload, at=at, anchors=(root,), any_workload=True)
+    verdict = verify_bundle(data, Judge(at, Workload(any_workload=True), (root,)), payload=payload)
     assert verdict.verified.added_root
     assert (verdict.bundle.fresh is not None) is NAMES[name]
     with pytest.raises(UntrustedRoot):
-        verify_bundle(data, payload, at=at, any_workload=True)
+        verify_bundle(data, Judge(at, Workload(any_workload=True)), payload=payload)
 
 
 @pytest.mark.parametrize("name", NAMES)

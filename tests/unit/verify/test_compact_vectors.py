@@ -14,6 +14,8 @@ from agent.core.errors import UsageError
 from agent.verify import question
 from agent.verify.bundle import BundleVerdict, verify_bundle
 from agent.verify.evidence import anchor_from_pem
+from agent.verify.signed import Judge
+from agent.verify.workload import Workload
 from tests.support import compact_vectors as vectors
 from tests.support.bundle_vectors import FOLDER, NAMES
 
@@ -29,7 +31,7 @@ def verify(data: bytes, like: dict[str, Any], payload: bytes, **asked: Any) -> B
     """At the published time, under the published root."""
     root = anchor_from_pem(like["root_pem"].encode(), "root")
     at = datetime.fromisoformat(like["verify_at"])
-    return verify_bundle(data, payload, at=at, anchors=(root,), any_workload=True, **asked)
+    return verify_bundle(data, Judge(at, Workload(any_workload=True), (root,)), payload=payload, **asked)
 
 
 def test_it_is_what_the_code_makes() -> None:

@@ -26,7 +26,7 @@ from agent.verify.jws import verify_jws
 from agent.verify.keydoc import verify_key
 from agent.verify.ssh import verify_ssh
 from tests.support.formats import AUDIENCE, CONTEXT, PAYLOAD, Party
-from tests.support.simulator import anchor, machine, pki_state
+from tests.support.simulator import machine, pki_state
 
 __all__ = ["pki_state"]
 AT = datetime.now(UTC).replace(microsecond=0)
@@ -78,11 +78,7 @@ def cbor_replaced(payload: bytes, old: bytes, new: bytes) -> bytes:
 
 
 FORMATS = {
-    "bundle": Format(
-        "bundle",
-        bundle,
-        lambda party, data: verify_bundle(data, at=AT, anchors=(anchor(party.machine.root),), any_workload=True),
-    ),
+    "bundle": Format("bundle", bundle, lambda party, data: verify_bundle(data, party.judge(AT))),
     "jws": Format("jws", Party.jws, lambda party, data: verify_jws(data, party.document(), party.judge(AT))),
     "cose": Format("cose", Party.cose, lambda party, data: verify_cose(data, party.document(), party.judge(AT))),
     "ssh": Format(
@@ -172,4 +168,4 @@ def test_a_payload_that_is_another_formats_signing_input(pki_state: Path) -> Non
         wrapped = jws.decode(party.jws(data)).compact
         assert wrapped.signing_input not in inputs.values()
         with pytest.raises(VerificationError):
-            verify_bundle(draft.signed(wrapped.signature).encode(), at=AT, any_workload=True)
+            verify_bundle(draft.signed(wrapped.signature).encode(), party.judge(AT))

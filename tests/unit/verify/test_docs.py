@@ -16,6 +16,8 @@ from agent.core.policy import FLOOR_NAMES
 from agent.core.rules import RULES
 from agent.core.tcbrule import TCB_ORDER, TCB_PARTS
 from agent.verify.bundle import verify_bundle
+from agent.verify.signed import Judge
+from agent.verify.workload import Workload
 from sim.psp import GuestOptions
 from tests.support.bundles import Signer
 from tests.support.simulator import anchor, machine, pki_state
@@ -37,10 +39,14 @@ def missing(page: str, wanted: set[str]) -> set[str]:
     return wanted - words
 
 
+def judge(signer: Signer) -> Judge:
+    return Judge(AT, Workload(any_workload=True), (anchor(signer.machine.root),))
+
+
 @pytest.mark.parametrize("tee", ["snp", "tdx"])
 def test_every_field_of_the_evidence(tee: str, pki_state: Path) -> None:
     signer = Signer.on(machine(tee, pki_state, GuestOptions(version=5) if tee == "snp" else None), AT)
-    verdict = verify_bundle(signer.bundle().encode(), at=AT, anchors=(anchor(signer.machine.root),), any_workload=True)
+    verdict = verify_bundle(signer.bundle().encode(), judge(signer))
     assert verdict.verified.tee is (Tee.SNP if tee == "snp" else Tee.TDX)
     assert missing("evidence.md", set(names(verdict.verified.fields))) == set()
 
@@ -50,9 +56,7 @@ def test_every_member_of_a_bundle(pki_state: Path) -> None:
     document = json.loads(signer.fresh_bundle().encode())
     document["fresh"] |= {"caller": {}, "claims_unverified": {}}
     assert missing("bundle.md", set(names(document))) == set()
-    verdict = verify_bundle(
-        signer.fresh_bundle().encode(), at=AT, anchors=(anchor(signer.machine.root),), any_workload=True
-    )
+    verdict = verify_bundle(signer.fresh_bundle().encode(), judge(signer))
     said = verdict.to_json()
     said["evidence"]["fields"] = {}
     said["fresh"] |= {"caller": {}, "claims_unverified": {}}
