@@ -24,10 +24,10 @@ from agent.daemon.front import Front
 from agent.daemon.guard import Guard
 from agent.daemon.journal import Reports
 from agent.daemon.payloads import Memory
-from agent.daemon.released import Roots, Source
+from agent.daemon.released import Roots, Source, WrappingKeys
 from agent.daemon.sealapi import SealApi
 from agent.daemon.threads import in_thread
-from tests.support.waiting import awaited, until
+from tests.support.waiting import PATIENCE, awaited, until
 
 
 def threads() -> frozenset[str]:
@@ -45,7 +45,7 @@ class Gate:
     def go_through(self) -> int:
         with self._lock:
             self.inside += 1
-        assert self._open.wait(120)
+        assert self._open.wait(PATIENCE)
         with self._lock:
             self.passed += 1
             return self.passed
@@ -58,7 +58,8 @@ def run(body: Callable[[Gate], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
         gate = Gate()
         try:
-            await body(gate)
+            async with asyncio.timeout(PATIENCE):
+                await body(gate)
         finally:
             gate.open()
 
@@ -111,7 +112,7 @@ def test_no_thread_left_is_an_error_and_takes_no_place(monkeypatch: pytest.Monke
                 assert (caught.value.code, "TasksMax" in caught.value.hint) == ("server.threads", True)
         assert await in_thread(lambda: 7, places) == 7
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
 def test_a_flood_of_data_to_seal_has_few_threads(tmp_path: Path) -> None:
@@ -217,5 +218,18 @@ def test_who_asks_for_secrets_and_leaves_has_few_threads_and_the_root_waits_for_
         assert len(threads() - before) <= TOTAL.places + 1 + released.KEYS_AT_ONCE
         gate.open()
         await asyncio.gather(root, *more)
+
+    run(body)
+
+
+def test_wrapping_keys_are_made_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(gate: Gate) -> None:
+        monkeypatch.setattr(released, "WrappingKey", gate.go_through)
+        before, keys = threads(), WrappingKeys()
+        taken = [asyncio.create_task(keys.take()) for _ in range(20)]
+        await until(lambda: gate.inside == released.KEYS_AT_ONCE)
+        assert len(threads() - before) == released.KEYS_AT_ONCE
+        gate.open()
+        assert len(set(await asyncio.gather(*taken))) == 20
 
     run(body)
