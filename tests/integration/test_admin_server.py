@@ -14,7 +14,7 @@ from agent.core.config import Config, Pin
 from agent.core.errors import DeadlineExceeded, TlsError, TransportError
 from agent.deadline import Deadline
 from tests.support.certificates import Identity, ca_pin, make, spki_pin
-from tests.support.fake_tas import API_KEY, FakeTas
+from tests.support.fake_tas import API_KEY, FakeTas, closed_port
 
 ROOT_CA = make("root", authority=True)
 MIDDLE = make("middle", ROOT_CA, authority=True)
@@ -100,9 +100,7 @@ def test_no_tls_and_nobody_there_are_told_apart() -> None:
         with pytest.raises(TlsError):
             server.look(f"https://127.0.0.1:{plain.getsockname()[1]}", deadline())
         speaker.join()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with pytest.raises(TransportError) as caught:
+    with closed_port() as port, pytest.raises(TransportError) as caught:
         server.look(f"https://127.0.0.1:{port}", deadline())
     assert not isinstance(caught.value, TlsError)
 

@@ -14,8 +14,9 @@ import pytest
 from agent.auditlog import last
 from agent.core.statement import Statement
 from tests.support.auditlogs import told, verify
-from tests.support.daemon import STRANGER, Daemon, as_user, open_folder, running_daemon
+from tests.support.daemon import STOP_SECONDS, STRANGER, Daemon, as_user, open_folder, running_daemon
 from tests.support.simulator import Simulator, running_simulator
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starts roles as other users")
 
@@ -63,7 +64,8 @@ def test_key_events_signatures_and_denials_are_told(place: tuple[Simulator, Path
         assert daemon.request("DELETE", "/v1/keys/app").status == 200
         status, _ = daemon.curl("http://agent/v1/status", user=as_user(STRANGER))
         assert status == 403
-        assert {"key.attested", "key.created", "key.destroyed", "denied"} <= set(kinds(daemon))
+        expected = {"key.attested", "key.created", "key.destroyed", "denied"}
+        awaited(lambda: kinds(daemon), expected.issubset)
         assert daemon.status()["audit"]["trouble"] is None
         assert daemon.status()["audit"]["last_hour"]["warning"] >= 1
         own = daemon.request("GET", "/v1/keys").json["keys"][0]["statement"]
@@ -84,7 +86,7 @@ def test_the_chain_goes_on_after_kill_9(place: tuple[Simulator, Path]) -> None:
         assert create(daemon, "app").status == 201
         head = bytes.fromhex(daemon.status()["audit"]["head"])
         os.kill(daemon.role("signer"), signal.SIGKILL)
-        daemon.process.wait(60)
+        daemon.process.wait(STOP_SECONDS)
     with running_daemon(simulator, folder) as daemon:
         assert kinds(daemon).count("agent.started") == 2
     assert verify(folder / "audit", head).head.after > 0

@@ -21,6 +21,7 @@ from tests.support.access import rule
 from tests.support.chosen import ask
 from tests.support.daemon import FETCHER, GROUP, MEMBER, SIGNER, STRANGER, Reply, as_user
 from tests.support.released import World, running_world
+from tests.support.waiting import awaited
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 OTHER = MEMBER + 1
@@ -79,7 +80,9 @@ def test_a_secret_that_the_service_does_not_release(world: World) -> None:
     found = world.daemon.post("/v1/secrets/gone")
     assert (found.status, found.json["code"]) == (502, "secret.refused")
     assert "the service answered 400" in found.json["detail"]
-    failed = [one for one in world.audit() if one["kind"] == "failed" and "gone" in one["fields"]["what"]]
+    failed = awaited(
+        lambda: [one for one in world.audit() if one["kind"] == "failed" and "gone" in one["fields"]["what"]]
+    )
     assert [one["fields"]["code"] for one in failed] == ["secret.refused"]
 
 
@@ -167,8 +170,12 @@ def test_releases_and_refusals_are_in_the_audit_log(world: World) -> None:
     released = [one for one in world.audit() if one["kind"] == "secret.released"]
     assert {(one["caller"]["uid"], one["fields"]["secret"]) for one in released} >= {(0, "db"), (0, "api")}
     assert all(one["severity"] == "notice" and one["fields"]["added_root"] is True for one in released)
-    denied = [one["fields"] for one in world.audit() if one["kind"] == "denied" and one["caller"]["uid"] == MEMBER]
-    assert any({"operation": "secret", "secret": "api"}.items() <= fields.items() for fields in denied)
+    told_of = {"operation": "secret", "secret": "api"}.items()
+    awaited(lambda: any(told_of <= one["fields"].items() for one in refusals(world)))
+
+
+def refusals(world: World) -> list[Any]:
+    return [one for one in world.audit() if one["kind"] == "denied" and one["caller"]["uid"] == MEMBER]
 
 
 def test_the_volume_s_policy_was_never_asked_for(world: World) -> None:

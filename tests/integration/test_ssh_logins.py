@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import keys, ssh
 from tests.support.access import rule
-from tests.support.auditlogs import told
+from tests.support.auditlogs import denials, told
 from tests.support.daemon import GROUP, Daemon, as_user
 from tests.support.sshclients import NAMES, agent, command, public, ruled, said, serving, shared_folder, signing_key
 from tests.support.sshd import Server, server
@@ -122,7 +122,7 @@ def test_a_rule_for_logins_is_none_for_files(daemon: Daemon, place: Path) -> Non
         sign = ["ssh-keygen", "-Y", "sign", "-n", "file", "-f"]
         assert ssh.client(agent(strict), *sign, "login.pub", "message", cwd=place, user=member).returncode != 0
         said(ssh.client(agent(strict), *sign, "files.pub", "message", cwd=place, user=member))
-        denied = [fields for kind, fields in told(strict.folder / "audit") if kind == "denied"]
+        denied = denials(strict.folder / "audit", 2)
         assert [(one["key"].partition("/")[2], one["context"]) for one in denied] == [
             ("files", "ssh-auth"),
             ("login", "file"),
@@ -134,11 +134,11 @@ def test_a_forwarded_agent_gets_nothing(daemon: Daemon, place: Path) -> None:
     wanted = [ssh.signing(key.blob, ssh.file()), ssh.signing(key.blob, ssh.login(key))]
     asked = "; ".join(f"{sys.executable} -I {place}/ask $SSH_AUTH_SOCK {message.hex()}; echo" for message in wanted)
     (place / "ask").write_text(ssh.ASK)
-    before = len(told(daemon.folder / "audit"))
+    before = len(denials(daemon.folder / "audit", 0, "uid-0/ed"))
     with server(place, key.line()) as found:
         done = found.login(agent(daemon), "-A", "--", f"ssh-add -l; {asked}; echo end")
         assert done.stdout == b"The agent has no identities.\n05\n05\nend\n", done.stderr.decode() + found.log
-    denied = [fields for kind, fields in told(daemon.folder / "audit")[before:] if kind == "denied"]
+    denied = denials(daemon.folder / "audit", before + len(wanted), "uid-0/ed")[before:]
     assert [(one["key"], one["rule"]) for one in denied] == [("uid-0/ed", "form")] * len(wanted)
     assert all("forwarded agent" in one["reason"] for one in denied)
 

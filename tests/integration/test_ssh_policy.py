@@ -14,7 +14,7 @@ from agent.core.sshwire import PublicKey
 from agent.verify.jws import verify_jws
 from tests.support import keys, ssh
 from tests.support.access import rule
-from tests.support.auditlogs import told
+from tests.support.auditlogs import denials, told
 from tests.support.daemon import GROUP, Daemon, as_user
 from tests.support.sshclients import PAYLOAD, agent, public, ruled, said, serving, shared_folder, signing_key
 from tests.support.waiting import awaited
@@ -53,11 +53,11 @@ def test_a_key_for_something_else_is_none_for_ssh(daemon: Daemon) -> None:
 def test_no_other_protocol_s_bytes_are_signed(daemon: Daemon, place: Path) -> None:
     """Nor those of our own other formats; and what ssh signed passes for none of them."""
     key = signing_key(daemon, "ed")
-    before = len([kind for kind, _ in told(daemon.folder / "audit") if kind == "denied"])
+    before = len(denials(daemon.folder / "audit", 0, "uid-0/ed"))
     others = [b"", bytes(64), b"eyJhbGciOiJFZERTQSJ9.e30", b"tee-agent/v1\0", b"\x84jSignature1@@@", ssh.login(key)[4:]]
     assert ssh.ask(agent(daemon), *(ssh.signing(key.blob, data) for data in others)) == [b"\5"] * len(others)
     assert ssh.client(agent(daemon), "ssh-add", "-T", public(daemon, place, "ed"), cwd=place).returncode != 0
-    denied = [fields for kind, fields in told(daemon.folder / "audit") if kind == "denied"][before:]
+    denied = denials(daemon.folder / "audit", before + len(others) + 1, "uid-0/ed")[before:]
     assert len(denied) == len(others) + 1
     assert {(one["operation"], one["key"], one["use"], one["rule"]) for one in denied} == {
         ("sign", "uid-0/ed", "ssh", "form")
@@ -105,9 +105,13 @@ def test_a_member_of_the_group_and_a_stranger(daemon: Daemon, place: Path) -> No
     assert (done.returncode, done.stdout) == (1, b"")
     for message in (ssh.signing(theirs.blob, ssh.file()), ssh.listing(), ssh.extension(b"query"), b"\0\0\0\1\xff"):
         assert ssh.ask_as(agent(daemon), stranger, message) == b"\5"
-    denied = [fields for kind, fields in told(daemon.folder / "audit") if kind == "denied"]
-    assert any(one.get("key") == "uid-0/ed" and one.get("context") == "file" for one in denied)
-    assert {"keys.list", "sign"} <= {one["operation"] for one in denied if "key" not in one}
+
+    def is_told() -> bool:
+        denied = denials(daemon.folder / "audit", 0)
+        of_key = any(one.get("key") == "uid-0/ed" and one.get("context") == "file" for one in denied)
+        return of_key and {"keys.list", "sign"} <= {one["operation"] for one in denied if "key" not in one}
+
+    awaited(is_told)
 
 
 def test_rules_select_by_context_and_key(daemon: Daemon, place: Path) -> None:
@@ -134,7 +138,7 @@ def test_rules_select_by_context_and_key(daemon: Daemon, place: Path) -> None:
         assert ssh.ask_as(agent(strict), as_user(THIRD), ssh.signing(other, ssh.file("git"))) == b"\5"
         seen = said(ssh.client(agent(strict), "ssh-add", "-L", cwd=place, user=as_user(THIRD))).splitlines()
         assert seen == listed[:1]
-        denied = [fields for kind, fields in told(strict.folder / "audit") if kind == "denied"]
+        denied = denials(strict.folder / "audit", 3)
         assert [(one["key"].partition("/")[2], one.get("context"), one["rule"]) for one in denied] == [
             ("deploy", "file", "default"),
             ("deploy", None, "form"),

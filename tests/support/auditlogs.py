@@ -19,6 +19,7 @@ from agent.auditlog import Verified, last, verify_folder
 from agent.core.auditconfig import AuditConfig
 from agent.daemon.audit import Audit
 from agent.daemon.peers import Caller
+from tests.support.waiting import awaited
 
 BOOT = "01234567-89ab-cdef-0123-456789abcdef"
 CALLER = Caller(77, 1000, 1000, (), "app.service", "")
@@ -40,6 +41,16 @@ def told(folder: Path, head: bytes | None = None) -> list[tuple[str, dict[str, A
     verify(folder, head)
     lines = last(folder, 100_000)
     return [(line.record.kind, dict(line.record.fields)) for line in lines if line.record]
+
+
+def denials(folder: Path, count: int, key: str = "") -> list[dict[str, Any]]:
+    """The refusals (of what is wished with this key), once there are so many: nobody waits for their writing."""
+
+    def look() -> list[dict[str, Any]]:
+        found = [fields for kind, fields in told(folder) if kind == "denied"]
+        return [one for one in found if not key or one.get("key") == key]
+
+    return awaited(look, lambda found: len(found) >= count)
 
 
 def verify(folder: Path, head: bytes | None = None) -> Verified:

@@ -56,9 +56,9 @@ class World:
     simulator: Simulator
 
     def audit(self) -> list[dict[str, Any]]:
-        """The audit log's records."""
-        lines = (self.daemon.folder / "audit" / "audit.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        """The audit log's records; of the last line the end may still be missing."""
+        lines = (self.daemon.folder / "audit" / "audit.jsonl").read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def asked(self) -> list[dict[str, Any]]:
         """What the service answered to requests for secrets."""

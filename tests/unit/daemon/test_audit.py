@@ -13,7 +13,7 @@ import pytest
 
 from agent.core.access import Decision, Wish
 from agent.core.errors import FormatError, TransportError
-from agent.daemon import audit
+from agent.daemon import audit, auditcount
 from agent.daemon.audit import Audit
 from agent.daemon.auditcount import BURST, MAX_ROWS
 from agent.daemon.auditdraft import identity
@@ -26,7 +26,9 @@ BIG = 1 << 20
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Audit:
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
+    """However long a test takes, no source may tell more one by one."""
+    monkeypatch.setattr(auditcount, "REFILL_SECONDS", 1e9)
     return opened(tmp_path, BIG, now=lambda: NOON)
 
 
