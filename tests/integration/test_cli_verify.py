@@ -6,13 +6,15 @@ import io
 import json
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.cli import main
-from agent.core.model import Tee
+from agent.core.bundle import decode
+from agent.core.model import Endorsements, Tee
 from agent.verify.evidence import parse_fields
 from sim.export import export
 from tests.support.bundles import NONCE, PAYLOAD, Signer
@@ -141,6 +143,34 @@ def test_what_differs_is_refused(
 ) -> None:
     status, found = run_json(capsys, files.words("--any-workload", *words))
     assert (status, found["error"]["code"]) == (65, code)
+
+
+def test_the_floor_is_lifted_by_name(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = run_json(capsys, files.words("--any-workload", "--allow", "debug"))
+    assert status == 0
+    assert "floor: debug (lifted by name)" in found["not_checked"]
+    assert "floor: debug" not in [check["name"] for check in found["checks"]]
+
+
+@pytest.mark.parametrize(("skew", "good"), [((), True), (("--skew", "59"), False)])
+def test_the_skew_is_the_verifiers(
+    files: Files, skew: tuple[str, ...], good: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = decode(files.bundle.read_bytes()).attachments.statement.expires
+    at = (ends + timedelta(seconds=60)).isoformat()
+    _, found = run_json(capsys, files.words("--any-workload", "--at", at, *skew))
+    (said,) = [check["ok"] for check in found["checks"] if check["name"] == "statement in force"]
+    assert said is good
+
+
+def test_own_collateral_supplements_the_bundles(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = files.signer.bundle(files.signer.attachments(endorsements=Endorsements()))
+    (tmp_path / "bare").write_bytes(bare.encode())
+    words = ("verify", str(tmp_path / "bare"), "--trust-root", str(files.root), "--any-workload")
+    status, found = run_json(capsys, (*words, "--collateral", str(files.root.parent)))
+    assert (status, found["evidence"]["revocation"][:6]) == (0, "as of ")
 
 
 @pytest.mark.parametrize(

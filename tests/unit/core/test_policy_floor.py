@@ -19,6 +19,7 @@ def test_the_floor_of_snp() -> None:
     debug = {**SNP, "policy": "0x00000000000b0000"}
     assert failing(evaluate_floor(Floor(), Tee.SNP, debug)) == ["floor: debug"]
     assert failing(evaluate_floor(Floor(vmpl=2), Tee.SNP, SNP)) == ["floor: vmpl"]
+    assert evaluate_floor(Floor(vmpl=2), Tee.SNP, SNP)[-1].detail == "VMPL 0, 2 is expected"
     assert failing(evaluate_floor(Floor(vmpl=2), Tee.SNP, {**SNP, "vmpl": 2})) == []
     assert failing(evaluate_floor(Floor(), Tee.SNP, {})) == ["floor: debug", "floor: vmpl"]
 
