@@ -147,6 +147,23 @@ def test_requests_behind_each_other_are_answered_in_order(tmp_path: Path, step: 
     assert step < 1 << 16 or signer.short == bodies[1:]
 
 
+def test_two_pieces_split_anywhere_are_answered_as_one_is(tmp_path: Path) -> None:
+    signer, said = Signer(), post(b"body")
+
+    def client(path: Path) -> None:
+        with dial(path) as sock:
+            sock.sendall(said)
+            whole, _ = answer(sock)
+            for at in range(1, len(said)):
+                sock.sendall(said[:at])
+                sock.sendall(said[at:])
+                head, data = answer(sock)
+                assert undated(head) == undated(whole)
+                assert data.partition(b":")[2] == b"body"
+
+    serving(tmp_path, signer.routes(), client)
+
+
 def test_a_body_that_comes_late_and_one_that_is_large(tmp_path: Path) -> None:
     signer, large = Signer(), os.urandom(3 * AHEAD_BYTES)
 
