@@ -28,7 +28,7 @@ from agent.daemon.auditcount import Counts, Flood, Hour
 from agent.daemon.auditdraft import Draft, Who
 from agent.daemon.auditfile import LogFile
 from agent.daemon.peers import Caller
-from agent.daemon.threads import in_thread
+from agent.daemon.threads import in_thread_or_here
 
 TICK_SECONDS = 1.0
 RETRY_SECONDS = 10.0
@@ -36,7 +36,6 @@ RETRY_SECONDS = 10.0
 MAX_PENDING, MAX_BATCH = 4096, 128
 RESERVE = 262_144
 """Free bytes on the disk that a key change wants: its own record must fit."""
-
 WISHED = ("key", "use", "format", "context", "audience", "secret", "persistent")
 """What of a refused wish is told, where it was given."""
 
@@ -74,7 +73,8 @@ class Audit:
         with self._lock:
             with suppress(OSError):
                 self._file.lock()
-            self.event("agent.started", severity="info", version=version)
+            # By ``run`` two logs that begin in the same second differ from their first records on.
+            self.event("agent.started", severity="info", version=version, run=os.urandom(8).hex())
 
     # What happened.
 
@@ -226,7 +226,7 @@ class Audit:
             await asyncio.sleep(RETRY_SECONDS if self._trouble else TICK_SECONDS)
             self._due.clear()
             self._woken = False
-            await in_thread(self.flush)
+            await in_thread_or_here(self.flush)
 
     def close(self) -> None:
         """The last counts, and nothing more; the log is anybody's."""

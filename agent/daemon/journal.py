@@ -14,7 +14,7 @@ from agent.daemon.heads import Sender
 from agent.daemon.keys import Attested
 from agent.daemon.keystore import NamedKey
 from agent.daemon.peers import Caller
-from agent.daemon.threads import in_thread
+from agent.daemon.threads import in_thread_or_here
 
 AT_ONCE = 8
 """Threads that tell it: what comes while the disk is busy is written together. The rest waits, in order."""
@@ -61,7 +61,7 @@ class Reports:
         if self.journal:
             who = identity(caller) if caller else None
             told = partial(self.journal.event, kind, severity=severity, caller=who, **_fields(key))
-            await in_thread(told, self._places)
+            await in_thread_or_here(told, self._places)
         if self.heads and kind in NEW:
             self.heads.named(key)
 
@@ -70,7 +70,7 @@ class Reports:
         if self.journal:
             who = identity(caller) if caller else None
             told = partial(self.journal.event, kind, severity=severity, caller=who, **fields)
-            await in_thread(told, self._places)
+            await in_thread_or_here(told, self._places)
 
     def ended(self, key: NamedKey) -> None:
         """The same of one that came to its end, while the event loop goes on."""
@@ -80,7 +80,7 @@ class Reports:
         """The same of the agent's own key, which is new."""
         if self.journal:
             told = partial(self.journal.event, "key.attested", severity="info", **_attested(key))
-            self._meanwhile(in_thread(told, self._places))
+            self._meanwhile(in_thread_or_here(told, self._places))
         if self.heads:
             self.heads.own(key)
 
@@ -89,7 +89,7 @@ class Reports:
         if self.journal:
             about = {"before": before.hex(), "after": after.hex()}
             told = partial(self.journal.event, "tcb.changed", severity="warning", caller=None, **about)
-            self._meanwhile(in_thread(told, self._places))
+            self._meanwhile(in_thread_or_here(told, self._places))
 
     def policy(self, rules: int, error: TeeAgentError | None) -> None:
         """The access policy was read again: so many rules are in force, the old ones where there is an error."""

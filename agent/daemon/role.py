@@ -33,8 +33,9 @@ class Life:
 
     def log(self, text: str) -> None:
         """One line to the journal. Never key material, never a secret."""
-        sys.stderr.write(f"tee-agent {self.name}: {text}\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # whoever read it may be gone
+            sys.stderr.write(f"tee-agent {self.name}: {text}\n")
+            sys.stderr.flush()
 
     def log_error(self, what: str, error: TeeAgentError) -> None:
         hint = f" ({error.hint})" if error.hint else ""

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 from agent.core.errors import ServerError, TeeAgentError
 
+NONE_LEFT = "server.threads"
+
 T = TypeVar("T")
 
 
@@ -57,7 +59,15 @@ async def in_thread(function: Callable[[], T], places: asyncio.Semaphore | None 
     return await done
 
 
+async def in_thread_or_here(function: Callable[[], T], places: asyncio.Semaphore | None = None) -> T:
+    """The same, and in this thread where the system has none left: for what must happen, though others wait for it."""
+    try:
+        return await in_thread(function, places)
+    except ServerError as error:
+        if error.code != NONE_LEFT:
+            raise
+        return function()
+
+
 def _none_left() -> ServerError:
-    return ServerError(
-        "no thread could be started", hint="TasksMax, RLIMIT_NPROC", retry_after=1.0, code="server.threads"
-    )
+    return ServerError("no thread could be started", hint="TasksMax, RLIMIT_NPROC", retry_after=1.0, code=NONE_LEFT)

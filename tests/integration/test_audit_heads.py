@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,9 @@ from tas import cli as tas
 from tests.support.daemon import Daemon, open_folder, running_daemon
 from tests.support.simulator import Simulator, running_simulator
 from tests.support.tas import RunningTas, running_tas, snp_policy
+from tests.support.waiting import awaited
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="starts roles as other users")
-PATIENCE = 150
-"""Seconds: the agent sends a head again 30 and then 60 seconds after it failed."""
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +50,13 @@ def held(running: RunningTas, capsys: pytest.CaptureFixture[str]) -> dict[str, A
     return found
 
 
-def until(wanted: Any, state: Callable[[], Any]) -> None:
-    """Until ``state`` is what is wanted: its first part, where more of it is there to be seen in a failure."""
-    end = time.monotonic() + PATIENCE
-    while (now := state()) != wanted and (not isinstance(now, tuple) or now[0] != wanted):
-        assert time.monotonic() < end, now
-        time.sleep(0.05)
-
-
-def heads(daemon: Daemon) -> tuple[str, ...]:
-    """What became of the last head, when and why."""
-    service = daemon.status()["service"]
-    return service["heads"], service["head_at"], service["head_reason"]
+def await_heads(daemon: Daemon, wanted: str) -> None:
+    awaited(lambda: daemon.status()["service"], lambda service: service["heads"] == wanted)
 
 
 def await_next_second(statement: Statement) -> None:
     """A log that is made anew is found out by one number with two heads, or by a later statement with a lower one."""
-    while time.time() < statement.created.timestamp() + 1:
-        time.sleep(0.05)
+    awaited(lambda: time.time() >= statement.created.timestamp() + 1)
 
 
 def own(daemon: Daemon) -> Statement:
@@ -80,10 +68,10 @@ def test_heads_are_kept_and_the_log_is_held_against_them(
 ) -> None:
     with open_folder() as folder, service(folder, machine) as running:
         with running_daemon(machine, folder, section(running)) as daemon:
-            until("kept", lambda: heads(daemon))
+            await_heads(daemon, "kept")
             created = daemon.post("/v1/keys", b'{"name": "app", "use": "jws"}', Content_Type="application/json")
             assert created.status == 201
-            until(2, lambda: held(running, capsys)["kept"])
+            awaited(lambda: held(running, capsys), lambda found: found["kept"] == 2)
             statements = [own(daemon), Statement.from_json(created.json["statement"])]
         found = held(running, capsys)
         assert found["alerts"] == 0
@@ -98,9 +86,9 @@ def test_heads_are_kept_and_the_log_is_held_against_them(
         shutil.rmtree(folder / "audit")
         await_next_second(statements[-1])
         with running_daemon(machine, folder, section(running)) as daemon:
-            until("refused", lambda: heads(daemon))
+            await_heads(daemon, "refused")
             assert "another head" in daemon.status()["service"]["head_reason"]
-            until(1, lambda: daemon.status()["audit"]["last_hour"]["alert"])
+            awaited(lambda: daemon.status()["audit"], lambda audit: audit["last_hour"]["alert"] == 1)
         assert cli.main(verify) == 65
         capsys.readouterr()
         assert held(running, capsys)["alerts"] == 1
@@ -125,7 +113,7 @@ def test_a_service_that_knows_the_machine_by_no_policy_refuses_and_signing_goes_
         service(folder, machine, "ab" * 48) as running,
         running_daemon(machine, folder, section(running)) as daemon,
     ):
-        until("refused", lambda: heads(daemon))
+        await_heads(daemon, "refused")
         assert daemon.post("/v1/sign", b"payload").status == 200
         assert "400" in daemon.status()["service"]["head_reason"]
 

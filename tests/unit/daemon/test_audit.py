@@ -52,6 +52,18 @@ def recorded(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
     return steps
 
 
+def test_logs_of_one_second_differ(tmp_path: Path) -> None:
+    """Else one that was made anew in the second of the first would have its head."""
+    now = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+    heads = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        log = opened(tmp_path / name, 1 << 20, now=lambda: now)
+        heads.add((log.summary()["seq"], log.head()))
+        log.close()
+    assert [seq for seq, _ in heads] == [1, 1]
+
+
 def test_a_key_event_is_told_with_its_caller(tmp_path: Path, log: Audit) -> None:
     before = log.head()
     log.event("key.created", severity="notice", caller=WHO, key="n/a", generation=1)

@@ -26,7 +26,7 @@ from agent.daemon.journal import Reports
 from agent.daemon.payloads import Memory
 from agent.daemon.released import Roots, Source, WrappingKeys
 from agent.daemon.sealapi import SealApi
-from agent.daemon.threads import in_thread
+from agent.daemon.threads import in_thread, in_thread_or_here
 from tests.support.waiting import PATIENCE, awaited, until
 
 
@@ -96,6 +96,11 @@ def test_who_leaves_gives_the_place_back_when_the_thread_has_ended() -> None:
     run(body)
 
 
+def full(tried: list[int]) -> None:
+    tried.append(1)
+    raise ServerError("full", code="server.audit")
+
+
 def test_no_thread_left_is_an_error_and_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where TasksMax= is reached."""
 
@@ -110,7 +115,14 @@ def test_no_thread_left_is_an_error_and_takes_no_place(monkeypatch: pytest.Monke
                 with pytest.raises(ServerError) as caught:
                     await in_thread(lambda: None, each)
                 assert (caught.value.code, "TasksMax" in caught.value.hint) == ("server.threads", True)
+            # What must happen happens where it is.
+            assert await in_thread_or_here(threading.get_ident, places) == threading.get_ident()
         assert await in_thread(lambda: 7, places) == 7
+        assert await in_thread_or_here(threading.get_ident, places) != threading.get_ident()
+        tried: list[int] = []
+        with pytest.raises(ServerError) as caught:
+            await in_thread_or_here(partial(full, tried), places)
+        assert (caught.value.code, len(tried)) == ("server.audit", 1)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
