@@ -206,7 +206,5 @@ def test_two_at_once_take_turns(image: Path) -> None:
     with opened(str(image), write=True) as device:
         device.lock(deadline())
         with pytest.raises(Conflict, match="another tee-agent"):
-            binding.bind(
-                volume(image), ask=never, fetch=fetching(), deadline=Deadline(2, "test"), unmeasured_boot=True
-            )
+            binding.bind(volume(image), ask=never, fetch=fetching(), deadline=Deadline(2, "test"), unmeasured_boot=True)
     assert bind(image).changed
