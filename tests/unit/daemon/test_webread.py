@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,46 +11,9 @@ from hypothesis import strategies as st
 
 from agent.core.errors import FormatError
 from agent.daemon import webread
-from agent.daemon.web import Body, Head
+from agent.daemon.web import Body
 from agent.daemon.webread import HEAD_BYTES, HEADERS, Reader
-
-NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-def head(*lines: bytes, first: bytes = b"POST /a?b=1 HTTP/1.1") -> bytes:
-    return b"\r\n".join((first, b"Host: a", *lines, b"", b""))
-
-
-CHUNKED = head(b"Transfer-Encoding: chunked")
-
-
-def read(pieces: Iterator[bytes] | list[bytes]) -> Iterator[tuple[Head, bytes]]:
-    """Every request of these pieces of a connection, with its body."""
-    reader, data, request = Reader(), b"", None
-    body = Body(lambda _: None)
-    for piece in pieces:
-        data += piece
-        while True:
-            if request is None:
-                found = reader.head(data)
-                if found is None:
-                    break
-                request, size = found
-                data, body = data[size:], Body(lambda _: None)
-            size = reader.body(data, body)
-            data = data[size:]
-            if body.complete:
-                yield request, body.take()
-                request = None
-            elif not size:
-                break
-    assert request is None
-    assert data == b""
-
-
-def one(data: bytes) -> tuple[Head, bytes]:
-    (found,) = read([data])
-    return found
+from tests.support.webreads import CHUNKED, NEXT, Lenient, head, one, read
 
 
 def test_what_a_head_says() -> None:
@@ -164,36 +125,6 @@ REFUSED = {
 def test_what_could_be_read_in_two_ways_is_refused(data: bytes) -> None:
     with pytest.raises(FormatError, match="HTTP"):
         Reader().head(data)
-
-
-class Lenient:
-    """What http-parser 2.9.4 (Debian 13) makes of some heads that llhttp refuses, recorded there."""
-
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-        self._upgrade = False
-
-    def feed_data(self, data: bytes) -> None:
-        self._upgrade = b"Upgrade" in data
-        self._protocol.on_url(b"/")
-        for line in data.split(b"\n")[1:]:
-            name, colon, value = line.strip(b"\r").partition(b":")
-            if colon:
-                self._protocol.on_header(name, value.strip())
-        self._protocol.on_headers_complete()
-        self._protocol.on_message_complete()
-
-    def get_http_version(self) -> str:
-        return "1.1"
-
-    def get_method(self) -> bytes:
-        return b"GET"
-
-    def should_keep_alive(self) -> bool:
-        return True
-
-    def should_upgrade(self) -> bool:
-        return self._upgrade
 
 
 LOOSE = ("folded", "folded by tab", "bare line feeds", "one bare line feed", "bare return", "early end", "zero byte")
