@@ -1,4 +1,4 @@
-"""The key made in advance is a key like any other; a child that fails only costs time."""
+"""The key made in advance is a key like any other; a child that fails only costs time, and none is left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from agent.core.errors import SecretError
+from agent.core.errors import DeadlineExceeded, SecretError
 from agent.core.exchange import Wrapped
 from agent.unseal import WrappingKey
 
@@ -30,17 +30,42 @@ def in_a_process_of_its_own(code: str) -> str:
 
 TAKE = """
 from agent.boot import advance
+from agent.core.errors import DeadlineExceeded
 from agent.deadline import Deadline
 {before}
-key = advance.KeyInAdvance().take(Deadline(60, "key"))
-print(key.public_der.hex())
-print(key.private_der().hex())
+try:
+    key = advance.KeyInAdvance().take(Deadline({seconds}, "key"))
+    print(key.public_der.hex())
+    print(key.private_der().hex())
+except DeadlineExceeded as error:
+    print(error.code)
+try:
+    advance.os.waitpid(-1, 0)
+except ChildProcessError:
+    print("none left")
+"""
+FAILED = "advance._make = lambda *_: advance.os._exit(1)"
+STANDS = "advance._make = lambda *_: advance.signal.pause()"
+FIRST_FAILED = """
+make = advance._make
+advance._make = lambda writer, nicer: make(writer, nicer) if nicer else advance.os._exit(1)
+advance.os.sched_getaffinity = lambda _: {0, 1, 2}
+"""
+FIRST_STANDS = """
+make = advance._make
+advance._make = lambda writer, nicer: make(writer, nicer) if nicer else advance.signal.pause()
+advance.os.sched_getaffinity = lambda _: set(range(99))
 """
 
 
-@pytest.mark.parametrize("before", ["", "advance._make = lambda writer: advance.os._exit(1)"], ids=["made", "failed"])
+@pytest.mark.parametrize(
+    "before",
+    ["", FAILED, FIRST_FAILED, FIRST_STANDS],
+    ids=["made", "failed", "first failed", "first stands"],
+)
 def test_it_opens_what_is_wrapped_for_it(before: str) -> None:
-    public_hex, private_hex = in_a_process_of_its_own(TAKE.format(before=before)).split()
+    public_hex, private_hex, left = in_a_process_of_its_own(TAKE.format(before=before, seconds=60)).splitlines()
+    assert left == "none left"
     public = load_der_public_key(bytes.fromhex(public_hex))
     assert isinstance(public, RSAPublicKey)
     assert public.key_size == 3072
@@ -50,6 +75,11 @@ def test_it_opens_what_is_wrapped_for_it(before: str) -> None:
     key = WrappingKey.from_der(bytes.fromhex(private_hex))
     wrapped = Wrapped("AES-GCM", wrapped_key, sealed[:-16], iv, sealed[-16:])
     assert bytes(key.unseal(wrapped).reveal()) == b"secret"
+
+
+def test_a_search_that_never_ends_is_ended() -> None:
+    said = in_a_process_of_its_own(TAKE.format(before=STANDS, seconds=0.2)).splitlines()
+    assert said == [DeadlineExceeded.code, "none left"]
 
 
 def test_only_rsa_keys_are_taken() -> None:
