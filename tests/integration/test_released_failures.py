@@ -20,6 +20,7 @@ from tests.support.access import rule
 from tests.support.daemon import GROUP, Daemon, Reply, as_user, open_folder, running_daemon
 from tests.support.fake_tas import API_KEY, SECRET, FakeTas, Script, answer, closed_port, raw, wrap
 from tests.support.fake_tas import http as message
+from tests.support.processes import stopped
 from tests.support.released import World, running_world, tas_table, write_rules
 from tests.support.simulator import Simulator, running_simulator
 from tests.support.waiting import PATIENCE, awaited
@@ -145,10 +146,10 @@ def left_waiting(daemon: Daemon) -> None:
 
 
 def memory(pid: int) -> bytes:
-    """All that a process has written or may write."""
+    """All that a process has written or may write. It stands still: a thread that ends takes its stack with it."""
     parts = []
-    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as mem:
-        for line in maps:
+    with stopped(pid), Path(f"/proc/{pid}/mem").open("rb", buffering=0) as mem:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             span, mode, *_ = line.split()
             low, high = (int(one, 16) for one in span.split("-"))
             if mode.startswith("rw") and "[vvar" not in line:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, awaited
 
 
 def children(pid: int) -> list[int]:
@@ -21,6 +24,26 @@ def children(pid: int) -> list[int]:
 def name(pid: int) -> str:
     """What ps shows beside the command line."""
     return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """It stands still, all its threads: what is read of it meanwhile is of one moment."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        awaited(lambda: _states(pid), lambda found: found and found <= {"T", "Z", "X"})
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _states(pid: int) -> set[str]:
+    """Of its threads (proc(5), /proc/PID/stat); none where one ended meanwhile."""
+    try:
+        texts = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    return {text.rpartition(")")[2].split()[0] for text in texts}
 
 
 class Held:
