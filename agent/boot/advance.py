@@ -12,6 +12,7 @@ import select
 import signal
 
 from agent.core.ports import Deadline
+from agent.run import heed_children
 from agent.unseal import WrappingKey
 
 MAKERS = 4
@@ -25,6 +26,7 @@ class KeyInAdvance:
     """Starts at once; ``take`` waits for what is left to do. Call it while there is only one thread."""
 
     def __init__(self) -> None:
+        heed_children()  # else a child's number could be another's by the time it is ended
         self._makers: dict[int, int] = {}
         for number in range(min(MAKERS, len(os.sched_getaffinity(0)))):
             reader, writer = os.pipe()

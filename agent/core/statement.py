@@ -120,7 +120,7 @@ class Statement:
         ) % (
             *(text(self.agent_version), text(self.algorithm), text(self.audience), audit, text(self.boot_id)),
             *(text(canonical.rfc3339(self.created)), text(canonical.rfc3339(self.expires)), text(self.owner)),
-            *(text(self.storage), text(self.tas_nonce) if self.tas_nonce else b"null", text(self.time_source)),
+            *(text(self.storage), b"null" if self.tas_nonce is None else text(self.tas_nonce), text(self.time_source)),
             text(self.use),
         )
 

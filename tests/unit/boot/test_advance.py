@@ -46,6 +46,7 @@ except ChildProcessError:
 """
 FAILED = "advance._make = lambda *_: advance.os._exit(1)"
 STANDS = "advance._make = lambda *_: advance.signal.pause()"
+DEAF = "advance.signal.signal(advance.signal.SIGCHLD, advance.signal.SIG_IGN)"
 FIRST_FAILED = """
 make = advance._make
 advance._make = lambda writer, nicer: make(writer, nicer) if nicer else advance.os._exit(1)
@@ -60,8 +61,8 @@ advance.os.sched_getaffinity = lambda _: set(range(99))
 
 @pytest.mark.parametrize(
     "before",
-    ["", FAILED, FIRST_FAILED, FIRST_STANDS],
-    ids=["made", "failed", "first failed", "first stands"],
+    ["", FAILED, FIRST_FAILED, FIRST_STANDS, DEAF],
+    ids=["made", "failed", "first failed", "first stands", "started where SIGCHLD is ignored"],
 )
 def test_it_opens_what_is_wrapped_for_it(before: str) -> None:
     public_hex, private_hex, left = in_a_process_of_its_own(TAKE.format(before=before, seconds=60)).splitlines()
